@@ -1,0 +1,100 @@
+"""Launcher: what starts a task at a node. Found by name among the entry points of group `fdn_worker.launchers`.
+
+An attempt is known to its launcher by its name alone, which is derived from run and attempt: so a restarted worker
+finds what its predecessor started, and nothing is started twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from fdn_worker.errors import SettingsError
+from fdn_worker.protocol import Resources, Usage
+
+GROUP = "fdn_worker.launchers"
+PullPolicy = Literal["always", "if-not-present", "never"]
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """All that a launcher needs to start one attempt. Paths are the host's, absolute and real."""
+
+    name: str
+    node: str
+    argv: tuple[str, ...]
+    #: What `prepare` returned.
+    image: str | None
+    environment: Mapping[str, str]
+    #: The one folder that the task may write; also its working folder.
+    sandbox: Path
+    #: Read-only for the task: dataset name -> folder.
+    datasets: Mapping[str, Path] = field(default_factory=dict)
+    #: Read-only for the task; None when there is none.
+    inputs: Path | None = None
+    source: Path | None = None
+    resources: Resources = field(default_factory=Resources)
+    network: bool = False
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line that the task printed. `cursor` is where to go on after it."""
+
+    text: str
+    cursor: str
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How an attempt ended. `code` as a shell gives it: 128 + signal when killed."""
+
+    code: int
+    out_of_memory: bool
+    started: datetime
+    finished: datetime
+    usage: Usage
+
+
+class Launcher(Protocol):
+    """At most six methods; each may be called from any thread. Construct with (settings of the node, name -> table).
+
+    All raise LauncherUnavailable when the engine does not answer within a bounded time.
+    """
+
+    def prepare(self, image: str | None, digest: str | None) -> str | None:
+        """Have the image here, by the node's pull policy; return the digest that `start` takes.
+
+        Raises TaskFailed (image-missing, digest-differs) or PolicyRefused.
+        """
+
+    def start(self, spec: LaunchSpec) -> None:
+        """Start the attempt, or adopt it when its name is taken; an exited one is never started again."""
+
+    def follow(self, name: str, on_line: Callable[[LogLine], None], after: str = "") -> Exit:
+        """Hand over each log line after cursor `after`, until the attempt has ended; then tell how.
+
+        Raises RunVanished when nothing of that name is here, or its exit status is lost.
+        """
+
+    def stop(self, name: str, grace: float) -> None:
+        """TERM, `grace` seconds, then KILL, of the whole tree. Returns at the end. Nothing there is no error."""
+
+    def remove(self, name: str) -> None:
+        """Clear away all that is left of the attempt, killing it if need be. Idempotent."""
+
+    def names(self, node: str) -> set[str]:
+        """Names of this node's attempts that the launcher still holds, live or exited."""
+
+
+def load(name: str, options: Mapping[str, Any]) -> Launcher:
+    """The launcher of that entry-point name, made with `options` (the node's table `[launchers.<name>]`)."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in found:
+        raise SettingsError(f"launcher {name!r} is not installed", remedy=f"installed are: {', '.join(sorted(found)) or 'none'}")
+    launcher: Launcher = found[name].load()(**options)
+    return launcher

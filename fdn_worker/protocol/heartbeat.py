@@ -1,0 +1,50 @@
+"""Heartbeat: a node is alive, and what it has to offer. May be lost without harm."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+from uuid import UUID
+
+from pydantic import Field
+
+from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part
+from fdn_worker.protocol.states import State
+
+
+class Present(Part):
+    """An attempt that is at the node now."""
+
+    run: UUID
+    attempt: int
+    state: State
+
+
+class Heartbeat(Message):
+    """Sent every `interval` seconds on the node's own event exchange."""
+
+    kind: ClassVar[str] = "heartbeat"
+    durable: ClassVar[bool] = False
+
+    node: Id
+    #: Drawn when the worker starts, so that a restart is seen.
+    session: UUID
+    number: Annotated[int, Field(ge=1)]
+    at: Moment
+    interval: Annotated[float, Field(gt=0)]
+    worker_version: str
+    launchers: tuple[str, ...] = ()
+    datasets: tuple[Id, ...] = ()
+    slots: Annotated[int, Field(ge=1)]
+    slots_free: ByteCount
+    cpus: Annotated[float, Field(ge=0)] = 0.0
+    memory: ByteCount = 0
+    disk_free: ByteCount = 0
+    #: Neither draining nor out of disk: new orders are taken.
+    accepting: bool = True
+    #: What the site's administrator should look at, in plain words.
+    problems: tuple[str, ...] = ()
+    present: tuple[Present, ...] = ()
+
+    @property
+    def message_id(self) -> str:
+        return f"{self.session}.{self.number}"

@@ -1,0 +1,109 @@
+"""TaskOrder: the centre asks a node for one attempt of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+from uuid import UUID
+
+from pydantic import ByteSize, Field, StringConstraints, field_validator, model_validator
+
+from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part, RelativePath, Sha256
+from fdn_worker.protocol.names import container_name, run_id
+
+#: Environment variables that the node sets itself, and that `$NAME` in argv and environment stands for.
+PLACES = ("DATA_PATH", "SANDBOX_PATH", "INPUT_PATH", "SOURCE_PATH", "NODE_NAME")
+
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+#: No NUL can be handed to a process.
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class InputFile(Part):
+    """A file that the node fetches before the task starts: stands below $INPUT_PATH under `name`."""
+
+    name: RelativePath
+    size: ByteCount
+    sha256: Sha256
+    #: Key in the centre's object store; the node asks for a signed URL when it needs it.
+    where: str
+
+
+class Resources(Part):
+    """What an attempt may use. Sizes in bytes ("2GB" and "2GiB" are understood)."""
+
+    cpus: Annotated[float, Field(gt=0, le=4096)] = 1.0
+    memory: Annotated[ByteSize, Field(ge=6 * 1024**2)] = ByteSize(1024**3)
+    gpus: Annotated[int, Field(ge=0, le=1024)] = 0
+    #: Bytes of the sandbox.
+    disk: Annotated[ByteSize, Field(ge=0)] = ByteSize(1024**3)
+
+
+class Source(Part):
+    """A Git repository at one commit: stands read-only at $SOURCE_PATH."""
+
+    repository: str
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")]
+
+    @field_validator("repository")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        if not value.startswith(("https://", "file://")):
+            raise ValueError(f"repository {value!r} must be an https:// address")
+        return value
+
+
+class Labels(Part):
+    """For whom and for what; for policy and accounting."""
+
+    user: str = ""
+    project: str = ""
+    tool: str = ""
+
+
+class TaskOrder(Message):
+    """One attempt of one task of one execution at one node. `node` is the audience: another one refuses it."""
+
+    kind: ClassVar[str] = "task-order"
+
+    execution: UUID
+    task: Id
+    node: Id
+    run: UUID
+    attempt: Annotated[int, Field(ge=1)]
+    issued: Moment
+    #: Compute ends by this moment; a node refuses an order that comes later.
+    deadline: Moment
+
+    #: Entry-point name of the launcher; None leaves it to the node.
+    launcher: str | None = None
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\s-]\S*$")] | None = None
+    image_digest: Digest | None = None
+    #: Handed over as it stands, never through a shell; `$NAME` of PLACES is filled in by the node.
+    argv: Annotated[tuple[Text, ...], Field(min_length=1)]
+    environment: Annotated[dict[VariableName, Text], Field(default_factory=dict)]
+    datasets: tuple[Id, ...] = ()
+    inputs: tuple[InputFile, ...] = ()
+    #: Glob patterns below the sandbox; `**` crosses folders.
+    outputs: tuple[RelativePath, ...] = ()
+    resources: Resources = Resources()
+    network: bool = False
+    #: Seconds from the start of the task to its end by force.
+    timeout: Annotated[float, Field(gt=0)] = 3600.0
+    source: Source | None = None
+    labels: Labels = Labels()
+
+    @model_validator(mode="after")
+    def _derived(self) -> TaskOrder:
+        if self.run != run_id(self.execution, self.task, self.node):
+            raise ValueError(f"run {self.run} is not that of execution {self.execution}, task {self.task}, node {self.node}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The launcher's name of this attempt."""
+        return container_name(self.run, self.attempt)
+
+    @property
+    def message_id(self) -> str:
+        return f"{self.run}.{self.attempt}"

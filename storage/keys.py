@@ -1,0 +1,28 @@
+"""Keys of objects, and nothing else spells one."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from fdn_worker.protocol.base import check_relative_path
+from fdn_worker.protocol.names import check_id
+
+
+def task_prefix(execution: UUID, task: str) -> str:
+    """All of one task of an execution."""
+    return f"executions/{execution}/{check_id(task, 'task')}/"
+
+
+def attempt_prefix(execution: UUID, task: str, node: str, attempt: int) -> str:
+    """All that an attempt leaves: `outputs/`, `logs/`, `manifest.json`."""
+    return f"{task_prefix(execution, task)}{check_id(node, 'node')}/{attempt}/"
+
+
+def input_key(execution: UUID, task: str, name: str) -> str:
+    """An input, one for all nodes and attempts of the task: `inputs.` can be no node, for the dot."""
+    return f"{task_prefix(execution, task)}inputs./{check_relative_path(name)}"
+
+
+def attempt_key(execution: UUID, task: str, node: str, attempt: int, path: str) -> str:
+    """One object of an attempt; `path` may not climb."""
+    return attempt_prefix(execution, task, node, attempt) + check_relative_path(path)
