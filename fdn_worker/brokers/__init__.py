@@ -32,6 +32,8 @@ class Queue:
     expires: float | None = None
     #: Messages it holds before `publish` is refused with BrokerUnavailable.
     max_length: int | None = None
+    #: A full queue drops its oldest message instead (never together with `replicated`).
+    drop_oldest: bool = False
     #: One consumer at a time gets deliveries; the next stands by.
     single_active: bool = False
     #: Copied to a majority of the brokers before a publish is confirmed. False where the truth stands elsewhere too.

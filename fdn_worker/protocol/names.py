@@ -19,6 +19,10 @@ NAMESPACE = UUID("6f1d1b9e-3f0a-5b52-9d1c-52c1f1f0a7d4")
 
 #: The one queue that every node's events reach; read by the relay alone.
 INBOX = "inbox"
+#: The queue that every node's heartbeats reach: bounded, the oldest go first.
+BEATS = "beats"
+#: Keys by which a node's exchange tells the two apart.
+EVENT_KEY, BEAT_KEY = "event", "beat"
 #: Undecodable events end here.
 DEAD_INBOX = "dead.inbox"
 #: The centre-only exchange on which the relay publishes again, routed by execution id.

@@ -1,0 +1,58 @@
+# Each target does what CI does. `make demo` needs python3 (3.11 or newer), git and make; `make services` says what it installs.
+PYTHON ?= python3
+BIN := .venv/bin
+SERVICES := $(BIN)/python -m deployments.services
+# Arguments for pytest: make test ARGS="-k broker"
+ARGS ?=
+
+# Importing Prefect takes twice as long without byte code; nothing here speaks to the user's own Prefect, or of us to anybody.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
+unexport PREFECT_API_URL PREFECT_API_KEY PREFECT_API_AUTH_STRING PREFECT_PROFILE PREFECT_PROFILES_PATH
+export PREFECT_HOME := $(CURDIR)/.cache/prefect
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+
+.PHONY: setup demo test lint types imports wheel bench services services-down
+.DELETE_ON_ERROR:
+
+setup: .venv/with-dev
+
+demo: .venv/with-demo
+	@$(SERVICES) prefect-seed
+	$(if $(filter real,$(DEMO)),$(SERVICES) with --) $(BIN)/python -m examples.summary
+
+test: .venv/with-dev
+	CI=true $(SERVICES) with -- $(BIN)/pytest $(ARGS)
+
+bench: .venv/with-dev
+	$(SERVICES) with -- $(BIN)/python -m benchmarks
+
+lint: .venv/with-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/with-dev
+	$(BIN)/mypy
+	$(BIN)/mypy -p deployments.services
+
+imports: .venv/with-dev
+	$(BIN)/lint-imports
+
+wheel: .venv/with-dev
+	$(BIN)/python .ci/wheel.py
+
+services: .venv/with-dev
+	$(SERVICES) up
+
+services-down:
+	$(PYTHON) -m deployments.services down
+
+# One stamp for each of pyproject.toml's extras, so that a second make does nothing; dev holds demo.
+.venv/with-%: pyproject.toml fdn_worker/pyproject.toml constraints.txt | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	touch $(if $(filter dev,$*),.venv/with-demo) $@
+
+.venv/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: apt-get install python3 python3-venv, or make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) .ci/python.py
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,1 @@
+"""The demo: summary statistics of patients at three hospitals, whose records stay at home."""

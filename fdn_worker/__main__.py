@@ -1,0 +1,3 @@
+from fdn_worker.cli import main
+
+main()

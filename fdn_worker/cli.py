@@ -1,0 +1,221 @@
+"""The command `fdn-worker`. Imports inside the commands: `--help` must be quick."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fdn_worker.settings import WorkerSettings
+
+app = typer.Typer(
+    help="The daemon of a federated data node: runs permitted tasks on data that never leaves the site.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+)  # fmt: skip
+
+SettingsPath = Annotated[
+    Path, typer.Option("--settings", "-s", envvar="FDN_SETTINGS", help="The node's settings file.", show_default=True)
+]  # fmt: skip
+DEFAULT = Path("/etc/fdn-worker/fdn-worker.toml")
+
+#: Exit codes beside 0: bad usage or settings, and what is not the user's.
+USAGE, INFRASTRUCTURE = 2, 3
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from fdn_worker import __version__
+
+        typer.echo(f"fdn-worker {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command()
+def init(
+    node: Annotated[str, typer.Argument(help="The site's id: a-z, 0-9 and -.")],
+    settings: SettingsPath = DEFAULT,
+    broker: Annotated[str, typer.Option(help="The broker's address.")] = "amqps://NODE:PASSWORD@broker.example:5671/",
+    state_dir: Annotated[Path, typer.Option(help="Where journal, sandboxes and caches stand.")] = Path("/var/lib/fdn-worker"),
+) -> None:
+    """Write a commented settings file and this node's signing key. Replaces neither."""
+    from fdn_worker.initialise import initialise
+
+    public = initialise(node, settings, broker, state_dir.absolute())
+    typer.echo(f"wrote {settings}")
+    if public:
+        typer.echo(f"public key of {node}, for the centre to enrol it with:\n{public}")
+    typer.echo(f"next: edit it, then `fdn-worker check --settings {settings}`")
+
+
+@app.command()
+def check(settings: SettingsPath = DEFAULT) -> None:
+    """Probe broker, store, launchers, datasets and disk; each with what to mend."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fdn_worker.check import probe
+    from fdn_worker.settings import load
+
+    table = Table("", "probe", "finding", "to mend it", box=None, pad_edge=False)
+    sound = True
+    for finding in probe(load(settings)):
+        sound &= finding.sound
+        table.add_row("[green]ok[/]" if finding.sound else "[red]no[/]", finding.what, finding.says, finding.remedy)
+    Console().print(table)
+    if not sound:
+        raise typer.Exit(INFRASTRUCTURE)
+
+
+@app.command()
+def start(
+    settings: SettingsPath = DEFAULT,
+    log_level: Annotated[str, typer.Option(envvar="FDN_LOG_LEVEL", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve until SIGTERM or SIGINT. Running tasks then go on, and are taken up by the next start."""
+    from fdn_worker.brokers import connect
+    from fdn_worker.settings import load
+    from fdn_worker.worker import Worker
+
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(threadName)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("pika").setLevel(logging.ERROR)  # its connection errors become ours, told once
+    loaded = load(settings)
+    worker = Worker(loaded, connect(loaded.broker.url.get_secret_value(), name=f"fdn-worker {loaded.node}"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.run()
+    # Threads that follow containers are waiting in system calls; there is nothing left to write down.
+    logging.shutdown()
+    os._exit(0)
+
+
+@app.command()
+def status(settings: SettingsPath = DEFAULT, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Whether the worker lives, and what it has in hand."""
+    from fdn_worker.journal import Journal
+    from fdn_worker.policy import disk_free
+    from fdn_worker.protocol import Signer
+    from fdn_worker.settings import load
+
+    loaded = load(settings)
+    _journal_there(loaded)
+    journal = Journal(loaded.state_dir / "journal.db", Signer())
+    entries = journal.unfinished()
+    facts = {
+        "node": loaded.node,
+        "alive": _alive(loaded.state_dir / "worker.lock"),
+        "draining": journal.flag("drain") is not None,
+        "unfinished": len(entries),
+        "started": sum(entry.phase == "started" for entry in entries),
+        "slots": loaded.slots,
+        "events_to_send": len(journal.pending(10_000)),
+        "disk_free": disk_free(loaded.state_dir),
+    }
+    if json:
+        _json(facts)
+    else:
+        for name, value in facts.items():
+            typer.echo(f"{name.replace('_', ' '):16}{f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}")
+
+
+@app.command()
+def runs(
+    settings: SettingsPath = DEFAULT,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """The latest attempts at this node."""
+    from fdn_worker.journal import Journal
+    from fdn_worker.protocol import Signer
+    from fdn_worker.settings import load
+
+    loaded = load(settings)
+    _journal_there(loaded)
+    rows = [
+        {
+            "run": str(entry.run), "attempt": entry.attempt, "state": str(entry.state), "phase": str(entry.phase), "received": entry.received[:19],
+            "user": entry.order.labels.user if entry.order else "", "argv": list(entry.order.argv) if entry.order else [],
+        }
+        for entry in Journal(loaded.state_dir / "journal.db", Signer()).recent(limit)
+    ]  # fmt: skip
+    if json:
+        _json(rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", "attempt", "state", "phase", "received (UTC)", "user", "command", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(row[key]) for key in ("run", "attempt", "state", "phase", "received", "user")), " ".join(row["argv"])[:60])  # type: ignore[arg-type]
+    Console().print(table if rows else "no runs yet")
+
+
+@app.command()
+def drain(
+    settings: SettingsPath = DEFAULT,
+    undo: Annotated[bool, typer.Option("--undo", help="Take orders again.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="Have the worker end once it is empty.")] = False,
+) -> None:
+    """Take no more orders, and finish what is here: before maintenance. Orders wait at the broker meanwhile."""
+    from fdn_worker.journal import Journal
+    from fdn_worker.protocol import Signer
+    from fdn_worker.settings import load
+
+    loaded = load(settings)
+    _journal_there(loaded)
+    journal = Journal(loaded.state_dir / "journal.db", Signer())
+    journal.set_flag("drain", None if undo else "exit" if leave else "stay")
+    typer.echo("orders are taken again" if undo else f"draining; {len(journal.unfinished())} attempts to finish")
+
+
+def _journal_there(settings: WorkerSettings) -> None:
+    from fdn_worker.errors import SettingsError
+
+    if not (settings.state_dir / "journal.db").exists():
+        raise SettingsError(f"there is no journal in {settings.state_dir}", remedy="start the worker first: `fdn-worker start`")
+
+
+def _alive(lock: Path) -> bool:
+    import fcntl
+
+    if not lock.exists():
+        return False
+    with lock.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        return False
+
+
+def _json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    """The entry point: what goes wrong is told in one line."""
+    from fdn_worker.errors import FdnError, SettingsError
+
+    try:
+        app()
+    except FdnError as error:
+        typer.echo(f"fdn-worker: {error}", err=True)
+        sys.exit(USAGE if isinstance(error, SettingsError) or error.code == "bad-name" else INFRASTRUCTURE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""The node's journal: the truth about its attempts, in SQLite (WAL, synchronous FULL).
+
+A phase, and the event that tells of it, are written in one transaction: what the centre hears has happened, and what
+has happened the centre will hear. Phases: received -> accepted -> started -> exited -> uploaded -> done.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from fdn_worker.errors import JournalUnavailable
+from fdn_worker.protocol import ControlRequest, Reason, Report, Signer, State, TaskEvent, TaskOrder, advance, decode, now, pack
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    name TEXT PRIMARY KEY, execution TEXT NOT NULL, task TEXT NOT NULL, node TEXT NOT NULL, run TEXT NOT NULL, attempt INTEGER NOT NULL,
+    order_json TEXT, phase TEXT NOT NULL, state TEXT NOT NULL, number INTEGER NOT NULL DEFAULT 0, last_event BLOB,
+    received TEXT NOT NULL, deadline TEXT NOT NULL, started TEXT, finished TEXT, launcher TEXT, image TEXT, stop TEXT,
+    cursor TEXT NOT NULL DEFAULT '', log_bytes INTEGER NOT NULL DEFAULT 0, lines_sent INTEGER NOT NULL DEFAULT 0,
+    lines_dropped INTEGER NOT NULL DEFAULT 0, bytes_in INTEGER NOT NULL DEFAULT 0, exit_json TEXT, outcome_json TEXT);
+CREATE INDEX IF NOT EXISTS unfinished ON runs (phase) WHERE phase != 'done';
+CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, message_id TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS parts (
+    name TEXT NOT NULL, path TEXT NOT NULL, upload_id TEXT NOT NULL, number INTEGER NOT NULL, etag TEXT NOT NULL,
+    PRIMARY KEY (name, path, upload_id, number));
+CREATE TABLE IF NOT EXISTS flags (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+_VERSION = 1
+
+
+class Phase(StrEnum):
+    RECEIVED = "received"
+    ACCEPTED = "accepted"
+    STARTED = "started"
+    EXITED = "exited"
+    UPLOADED = "uploaded"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attempt as the journal has it. `order` is None for a tombstone: cancelled before its order came."""
+
+    name: str
+    execution: UUID
+    task: str
+    node: str
+    run: UUID
+    attempt: int
+    order: TaskOrder | None
+    phase: Phase
+    state: State
+    number: int
+    received: str
+    deadline: str
+    started: str | None
+    finished: str | None
+    launcher: str | None
+    image: str | None
+    #: Why it is to stop ("cancelled", "timeout", "deadline"); None while it may go on.
+    stop: str | None
+    cursor: str
+    log_bytes: int
+    lines_sent: int
+    lines_dropped: int
+    bytes_in: int
+    exit_json: str | None
+    outcome_json: str | None
+
+
+class Journal:
+    """Safe from any thread. `on_event` is called after each commit that put something into the outbox."""
+
+    def __init__(self, path: Path, signer: Signer, on_event: Callable[[], None] = lambda: None) -> None:
+        self._path, self._signer, self.on_event = path, signer, on_event
+        self._lock = threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > _VERSION:
+                raise JournalUnavailable(
+                    f"journal {path} is of version {version}, newer than this worker's {_VERSION}", remedy="upgrade it"
+                )
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={_VERSION}")
+        except (sqlite3.Error, OSError) as error:
+            raise JournalUnavailable(f"journal {path}: {error}", remedy="check the folder's owner and the disk") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise JournalUnavailable(f"journal {self._path}: {error}", remedy="free space on its disk") from error
+
+    def _select(self, where: str, *values: Any) -> list[Entry]:
+        with self._lock:
+            rows = self._db.execute(f"SELECT * FROM runs {where}", values).fetchall()  # no value stands in `where`
+        return [_entry(row) for row in rows]
+
+    # Orders and control
+
+    def receive(self, order: TaskOrder, payload: bytes) -> bool:
+        """Write the order down. False when its run and attempt are known: then its last state goes out again."""
+        with self._transaction() as db:
+            if self._send_again(db, order.name):
+                fresh = False
+            else:
+                self._insert(db, order.name, order, Phase.RECEIVED, State.QUEUED, order_json=payload.decode())
+                fresh = True
+        if not fresh:
+            self.on_event()
+        return fresh
+
+    def bury(self, request: ControlRequest, name: str) -> None:
+        """A tombstone for an attempt whose order has not come: it is CANCELLED, and stays so when the order comes."""
+        with self._transaction() as db:
+            self._insert(db, name, request, Phase.DONE, State.QUEUED)
+            self._write(db, name, State.CANCELLED, reason=None, finished=now().isoformat())
+        self.on_event()
+
+    def send_again(self, name: str) -> bool:
+        """Put the attempt's last state event into the outbox once more; False when there is none."""
+        with self._transaction() as db:
+            known = self._send_again(db, name)
+        if known:
+            self.on_event()
+        return known
+
+    @staticmethod
+    def _send_again(db: sqlite3.Connection, name: str) -> bool:
+        row = db.execute("SELECT last_event, number FROM runs WHERE name=?", (name,)).fetchone()
+        if row is None:
+            return False
+        if row["last_event"] is not None:
+            db.execute("INSERT INTO outbox (message_id, body) VALUES (?, ?)", (f"{name}.{row['number']}", row["last_event"]))
+        return True
+
+    @staticmethod
+    def _insert(
+        db: sqlite3.Connection, name: str, of: TaskOrder | ControlRequest, phase: Phase, state: State, order_json: str | None = None
+    ) -> None:
+        db.execute(
+            "INSERT INTO runs (name, execution, task, node, run, attempt, order_json, phase, state, received, deadline) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                name,
+                str(of.execution),
+                of.task,
+                of.node,
+                str(of.run),
+                of.attempt,
+                order_json,
+                phase,
+                state,
+                now().isoformat(),
+                of.deadline.isoformat(),
+            ),
+        )
+
+    # The run's way
+
+    def record(
+        self,
+        name: str,
+        *,
+        phase: Phase | None = None,
+        state: State | None = None,
+        lines: Sequence[str] = (),
+        reason: Reason | None = None,
+        report: Report | None = None,
+        **columns: Any,
+    ) -> None:
+        """Write a step of the attempt, with the event that tells of it when there is a state or a line to tell."""
+        if phase is not None:
+            columns["phase"] = phase
+        with self._transaction() as db:
+            self._write(db, name, state, lines, reason, report, **columns)
+        if state is not None or lines:
+            self.on_event()
+
+    def _write(
+        self,
+        db: sqlite3.Connection,
+        name: str,
+        state: State | None,
+        lines: Sequence[str] = (),
+        reason: Reason | None = None,
+        report: Report | None = None,
+        **columns: Any,
+    ) -> None:
+        if state is not None or lines:
+            row = db.execute("SELECT execution, task, node, run, attempt, number, state FROM runs WHERE name=?", (name,)).fetchone()
+            if state is not None:
+                columns["state"] = advance(State(row["state"]), state)
+            number = columns["number"] = row["number"] + 1
+            event = TaskEvent(
+                execution=row["execution"], task=row["task"], node=row["node"], run=row["run"], attempt=row["attempt"],
+                number=number, at=now(), state=state, lines=tuple(lines), reason=reason, report=report,
+            )  # fmt: skip
+            body = pack(event, self._signer)
+            db.execute("INSERT INTO outbox (message_id, body) VALUES (?, ?)", (event.message_id, body))
+            if state is not None:
+                columns["last_event"] = body
+        if columns:
+            assignments = ", ".join(f"{column}=?" for column in columns)
+            db.execute(f"UPDATE runs SET {assignments} WHERE name=?", (*columns.values(), name))  # column names are ours
+
+    def entry(self, name: str) -> Entry | None:
+        """The attempt, or None."""
+        return next(iter(self._select("WHERE name=?", name)), None)
+
+    def unfinished(self) -> list[Entry]:
+        """Attempts that are not done, oldest first."""
+        return self._select("WHERE phase != 'done' ORDER BY received, name")
+
+    def recent(self, limit: int) -> list[Entry]:
+        """The latest attempts, newest first."""
+        return self._select("ORDER BY received DESC LIMIT ?", limit)
+
+    def forget(self, before: str) -> None:
+        """Drop attempts that ended before that moment and whose orders have expired: a replay of those is refused by its expiry."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM runs WHERE phase='done' AND finished < ? AND deadline < ?", (before, now().isoformat()))
+
+    # Uploads under way
+
+    def part_done(self, name: str, path: str, upload_id: str, number: int, etag: str) -> None:
+        """Remember that the store took a part."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?)", (name, path, upload_id, number, etag))
+
+    def parts(self, name: str, path: str) -> dict[str, dict[int, str]]:
+        """The finished parts of a file: upload id -> part number -> etag. Number 0 marks an upload that was begun."""
+        uploads: dict[str, dict[int, str]] = {}
+        with self._lock:
+            for row in self._db.execute("SELECT upload_id, number, etag FROM parts WHERE name=? AND path=?", (name, path)):
+                uploads.setdefault(row["upload_id"], {})[row["number"]] = row["etag"]
+        return uploads
+
+    def parts_forgotten(self, name: str, path: str | None = None) -> None:
+        """Forget the uploads of a file, or of the attempt."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM parts WHERE name=? AND (? IS NULL OR path=?)", (name, path, path))
+
+    # The outbox
+
+    def pending(self, limit: int = 200) -> list[tuple[int, str, bytes]]:
+        """Messages that wait to be sent, oldest first: (number, message id, body)."""
+        with self._lock:
+            return [tuple(row) for row in self._db.execute("SELECT id, message_id, body FROM outbox ORDER BY id LIMIT ?", (limit,))]
+
+    def sent(self, numbers: Sequence[int]) -> None:
+        """The broker has confirmed these."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM outbox WHERE id=?", [(number,) for number in numbers])
+
+    # What another process tells this one
+
+    def flag(self, name: str) -> str | None:
+        """The value of a flag, such as `drain`; None when it is not set."""
+        with self._lock:
+            row = self._db.execute("SELECT value FROM flags WHERE name=?", (name,)).fetchone()
+        return row["value"] if row else None
+
+    def set_flag(self, name: str, value: str | None) -> None:
+        """Set a flag, or clear it."""
+        with self._transaction() as db:
+            if value is None:
+                db.execute("DELETE FROM flags WHERE name=?", (name,))
+            else:
+                db.execute("INSERT OR REPLACE INTO flags VALUES (?, ?)", (name, value))
+
+    def close(self) -> None:
+        """Close the file; nothing else may be called after."""
+        with self._lock:
+            self._db.close()
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    order = None
+    if row["order_json"] is not None:
+        message = decode(row["order_json"].encode())
+        assert isinstance(message, TaskOrder)
+        order = message
+    fields = {key: row[key] for key in row.keys() if key not in ("order_json", "last_event")}  # noqa: SIM118 (a Row is no mapping)
+    fields |= {"execution": UUID(row["execution"]), "run": UUID(row["run"]), "phase": Phase(row["phase"]), "state": State(row["state"])}
+    return Entry(order=order, **fields)
+
+
+def outcome_json(state: State, reason: Reason | None, report: Report) -> str:
+    """How an attempt will end once its files are up, as the journal keeps it meanwhile."""
+    return json.dumps({"state": state, "reason": reason and reason.model_dump(mode="json"), "report": report.model_dump(mode="json")})
+
+
+def read_outcome(text: str) -> tuple[State, Reason | None, Report]:
+    """The inverse of `outcome_json`."""
+    fields = json.loads(text)
+    reason = Reason.model_validate(fields["reason"]) if fields["reason"] else None
+    return State(fields["state"]), reason, Report.model_validate(fields["report"])

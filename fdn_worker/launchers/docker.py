@@ -1,0 +1,122 @@
+"""DockerLauncher: each attempt is a hardened container of its own, known by its name and labels.
+
+Whoever may speak to the Docker socket is root on the host: so is this worker, in effect.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from math import ceil
+
+from fdn_worker.errors import LauncherUnavailable, PolicyRefused, TaskFailed
+from fdn_worker.launchers import Exit, LaunchSpec, LogLine
+from fdn_worker.launchers.docker_config import LABEL_NAME, LABEL_NODE, DockerOptions, container_config
+from fdn_worker.launchers.options import read_options
+
+log = logging.getLogger(__name__)
+
+
+class DockerLauncher:
+    """Options are those of DockerOptions; a wrong one is a SettingsError."""
+
+    def __init__(self, **options: object) -> None:
+        self.options = read_options(DockerOptions, "launchers.docker", options)
+        # The SDK costs 0.3 s to import, so only who has a Docker launcher does it.
+        from fdn_worker.launchers.docker_accounts import Accounts
+        from fdn_worker.launchers.docker_engine import Engine
+
+        self._engine = Engine(self.options.docker_host, self.options.timeout)
+        self._accounts = Accounts(self._engine, self.options.cgroup_parent)
+
+    def prepare(self, image: str | None, digest: str | None) -> str | None:
+        from fdn_worker.launchers.docker_images import ensure
+
+        if image is None:
+            raise TaskFailed("the order names no image", code="image-missing", remedy="name one, or ask for the launcher process")
+        return ensure(self._engine, self.options.pull_policy, image, digest)
+
+    def start(self, spec: LaunchSpec) -> None:
+        from docker.errors import APIError
+
+        config = container_config(spec, self.options, self._accounts.parent(spec.name))
+        self._give_away(spec)
+        with self._engine.to(f"create {spec.name}") as api:
+            try:
+                api.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]
+            except APIError as error:
+                if error.status_code == 409:
+                    if self._engine.state(spec.name).status != "created":
+                        return
+                else:
+                    raise self._refused(spec, error) from error
+        with self._engine.to(f"start {spec.name}") as api:
+            try:
+                api.start(spec.name)
+            except APIError as error:
+                self.remove(spec.name)
+                raise self._refused(spec, error) from error
+
+    def follow(self, name: str, on_line: Callable[[LogLine], None], after: str = "") -> Exit:
+        from fdn_worker.launchers.docker_follow import Follow
+
+        with self._accounts.watching(name) as usage:
+            state = Follow(self._engine, name, on_line, after, self.options.patience).run()
+        # An OOM kill of a child may leave the exit code at 0.
+        return Exit(state.code, state.out_of_memory, state.started, state.finished, usage())
+
+    def stop(self, name: str, grace: float) -> None:
+        from docker.errors import NotFound
+
+        with self._engine.to(f"stop {name}") as api:
+            try:
+                api.stop(name, timeout=ceil(grace))
+            except NotFound:
+                return
+
+    def remove(self, name: str) -> None:
+        from docker.errors import APIError
+
+        with self._engine.to(f"remove {name}") as api:
+            try:
+                api.remove_container(name, v=True, force=True)
+            except APIError as error:
+                # 404: there is none; 409: it is being removed already.
+                if error.status_code not in (404, 409):
+                    raise
+        self._accounts.close(name)
+
+    def names(self, node: str) -> set[str]:
+        with self._engine.to("list containers") as api:
+            found = api.containers(all=True, filters={"label": [f"{LABEL_NODE}={node}"]})
+        return {container["Labels"][LABEL_NAME] for container in found if LABEL_NAME in container["Labels"]}
+
+    def _give_away(self, spec: LaunchSpec) -> None:
+        """Make the sandbox the task's."""
+        uid, gid = self.options.ids
+        try:
+            os.chown(spec.sandbox, uid, gid)
+        except PermissionError as error:
+            if uid != os.getuid():
+                log.warning(
+                    "sandbox %s cannot be given to %s: %s; set user in [launchers.docker] to the worker's own ids",
+                    spec.sandbox, self.options.user, error, extra={"action": "sandbox-owner"},
+                )  # fmt: skip
+        except OSError as error:
+            raise LauncherUnavailable(f"sandbox {spec.sandbox}: {error.strerror}") from error
+
+    def _refused(self, spec: LaunchSpec, error: Exception) -> TaskFailed | PolicyRefused | LauncherUnavailable:
+        """What the daemon's refusal to create or start means."""
+        from docker.errors import APIError
+
+        from fdn_worker.launchers.docker_engine import reason
+        from fdn_worker.launchers.docker_follow import no_command
+
+        assert isinstance(error, APIError)
+        why, status = reason(error), error.status_code
+        if "device driver" in why:
+            return PolicyRefused(f"node {spec.node} has no GPU that Docker can give: {why}", code="gpu-missing")
+        if status == 400 and "bind source path" not in why:
+            return no_command(spec.argv[0], why) if "exec:" in why else TaskFailed(f"Docker refuses the task: {why}", code="launch-refused")
+        return LauncherUnavailable(f"Docker at {self._engine.host} could not start {spec.name}: {why}")

@@ -1,0 +1,124 @@
+"""The container that an attempt gets: somebody else's code on private data, so all that can be taken away is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, field_validator
+
+from fdn_worker.errors import PolicyRefused
+from fdn_worker.launchers import LaunchSpec, PullPolicy
+from fdn_worker.launchers.options import Options
+from fdn_worker.launchers.places import command_of
+
+DATA, SANDBOX, INPUTS, SOURCE = "/data", "/sandbox", "/inputs", "/source"
+LABEL_NODE, LABEL_NAME = "fdn.node", "fdn.name"
+Size = Annotated[str, StringConstraints(pattern=r"^[1-9]\d*[kmg]?$")]
+
+
+class DockerOptions(Options):
+    """The table [launchers.docker]."""
+
+    #: `unix://PATH` or `tcp://HOST:PORT`; empty means Docker's default socket.
+    docker_host: str = ""
+    pull_policy: PullPolicy = "if-not-present"
+    #: UID or UID:GID that tasks run as. A worker that is not root cannot give sandboxes away: set its own ids then.
+    user: Annotated[str, StringConstraints(pattern=r"^\d{1,9}(:\d{1,9})?$")] = "65534:65534"
+    #: Docker network for orders that ask for one; "none" grants none.
+    network: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "none"
+    #: Processes and threads of one task.
+    pids: Annotated[int, Field(ge=8)] = 512
+    #: Size of /tmp, which counts as the task's memory.
+    tmp_size: Size = "256m"
+    open_files: Annotated[int, Field(ge=64)] = 4096
+    #: Docker's own log of a container: size of each file, and how many.
+    log_size: Size = "10m"
+    log_files: Annotated[int, Field(ge=2)] = 3
+    #: Cgroup below which each attempt gets its own, for accounting; empty leaves figures to be estimated.
+    cgroup_parent: Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9_-]+)?$")] = "/fdn"
+    #: Seconds for one call of Docker.
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    #: Seconds that a running attempt waits for a daemon that went away.
+    patience: Annotated[float, Field(ge=0)] = 120.0
+
+    @field_validator("user")
+    @classmethod
+    def _not_root(cls, value: str) -> str:
+        if int(value.partition(":")[0]) == 0:
+            raise ValueError("tasks never run as root")
+        return value
+
+    @field_validator("network")
+    @classmethod
+    def _a_network(cls, value: str) -> str:
+        if value in ("host", "container"):
+            raise ValueError("tasks never share the host's or another container's network")
+        return value
+
+    @property
+    def ids(self) -> tuple[int, int]:
+        """UID and GID."""
+        uid, _, gid = self.user.partition(":")
+        return int(uid), int(gid or uid)
+
+
+def container_config(spec: LaunchSpec, options: DockerOptions, cgroup: str | None) -> dict[str, Any]:
+    """The body of Docker's create call. Raises PolicyRefused for a network that the node does not grant."""
+    if spec.network and options.network == "none":
+        raise PolicyRefused(f"node {spec.node} grants no network to tasks", code="network-refused", remedy="order it without network")
+    command = command_of(spec, data=DATA, sandbox=SANDBOX, inputs=INPUTS, source=SOURCE)
+    return {
+        "Image": spec.image,
+        # The image's own entrypoint and health check have no say.
+        "Entrypoint": [command.argv[0]],
+        "Cmd": list(command.argv[1:]),
+        "Healthcheck": {"Test": ["NONE"]},
+        "StopSignal": "SIGTERM",
+        "Env": [f"{name}={value}" for name, value in command.environment.items()],
+        "User": "{}:{}".format(*options.ids),
+        "WorkingDir": SANDBOX,
+        "Labels": {LABEL_NODE: spec.node, LABEL_NAME: spec.name},
+        "HostConfig": _host_config(spec, options) | ({"CgroupParent": cgroup} if cgroup else {}),
+    }
+
+
+def _host_config(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
+    need = spec.resources
+    return {
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],
+        "Privileged": False,
+        "ReadonlyRootfs": True,
+        "NetworkMode": options.network if spec.network else "none",
+        "IpcMode": "private",
+        "Init": True,
+        "PidsLimit": options.pids,
+        "Memory": int(need.memory),
+        "MemorySwap": int(need.memory),
+        "NanoCpus": int(need.cpus * 1e9),
+        "Tmpfs": {"/tmp": f"rw,noexec,nosuid,nodev,size={options.tmp_size}"},
+        "Ulimits": [
+            {"Name": name, "Soft": most, "Hard": most}
+            for name, most in (("nofile", options.open_files), ("core", 0), ("fsize", int(need.disk)))
+        ],
+        "LogConfig": {"Type": "local", "Config": {"max-size": options.log_size, "max-file": str(options.log_files), "compress": "false"}},
+        "Mounts": list(_mounts(spec)),
+        "DeviceRequests": [{"Count": need.gpus, "Capabilities": [["gpu"]]}] if need.gpus else [],
+    }
+
+
+def _mounts(spec: LaunchSpec) -> Iterator[dict[str, Any]]:
+    yield _bind(spec.sandbox, SANDBOX, read_only=False)
+    for name, folder in spec.datasets.items():
+        yield _bind(folder, f"{DATA}/{name}")
+    for folder_or_none, target in ((spec.inputs, INPUTS), (spec.source, SOURCE)):
+        if folder_or_none is not None:
+            yield _bind(folder_or_none, target)
+
+
+def _bind(source: Path, target: str, *, read_only: bool = True) -> dict[str, Any]:
+    # Without NonRecursive a file system that is mounted below `source` would come along, and writable.
+    options = {"Propagation": "rprivate", "NonRecursive": True}
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only, "BindOptions": options}

@@ -1,0 +1,97 @@
+"""An image, made to be here by the node's pull policy, and its digest checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docker.errors import APIError, NotFound
+
+from fdn_worker.errors import LauncherUnavailable, TaskFailed
+from fdn_worker.launchers import PullPolicy
+from fdn_worker.launchers.docker_engine import Engine, one_line, reason
+
+#: What registries say of an image that they do not have, or not for us.
+_ABSENT = ("not found", "manifest unknown", "access denied", "does not exist", "unauthorized", "denied:")
+
+
+def ensure(engine: Engine, policy: PullPolicy, image: str, digest: str | None) -> str:
+    """The reference to start by, pinned: `repository@sha256:...` when a registry gave the image, else the image's id.
+
+    An order's digest may be either of the two. Raises TaskFailed (image-missing, digest-differs).
+    """
+    found = None if policy == "always" else _local(engine, image)
+    if found and (digest is None or digest in _digests(found)):
+        return _pinned(found, image)
+    if policy == "never":
+        if found is None:
+            raise TaskFailed(
+                f"image {image} is not at this node, whose pull policy is never", code="image-missing", remedy="have the site load it"
+            )
+        raise _differs(image, found, digest, "its pull policy is never")
+    try:
+        _pull(engine, f"{_repository(image)}@{digest}" if digest else image)
+    except (LauncherUnavailable, TaskFailed) as error:
+        if found is None:
+            raise
+        raise _differs(image, found, digest, error.message) from error
+    found = _local(engine, f"{_repository(image)}@{digest}" if digest else image)
+    if found is None:
+        raise LauncherUnavailable(f"image {image} was pulled and is gone again", remedy="is something else clearing images away?")
+    return _pinned(found, image)
+
+
+def _local(engine: Engine, image: str) -> dict[str, Any] | None:
+    with engine.to(f"inspect image {image}") as api:
+        try:
+            found: dict[str, Any] = api.inspect_image(image)  # type: ignore[no-untyped-call]
+        except NotFound:
+            return None
+        except APIError as error:
+            if error.status_code == 400:
+                raise TaskFailed(f"image {image}: {reason(error)}", code="image-missing", remedy="mend its name") from error
+            raise
+    return found
+
+
+def _pull(engine: Engine, reference: str) -> None:
+    with engine.to(f"pull {reference}") as api:
+        tag = None if "@" in reference or ":" in reference.rpartition("/")[2] else "latest"
+        try:
+            for step in api.pull(reference, tag=tag, stream=True, decode=True):
+                if "error" in step:
+                    raise _failed_pull(reference, one_line(step["error"]))
+        except APIError as error:
+            raise _failed_pull(reference, reason(error)) from error
+
+
+def _failed_pull(reference: str, why: str) -> TaskFailed | LauncherUnavailable:
+    if any(word in why.lower() for word in _ABSENT):
+        return TaskFailed(
+            f"image {reference} cannot be pulled: {why}",
+            code="image-missing",
+            remedy="mend its name, or have the site log in to its registry",
+        )
+    return LauncherUnavailable(f"image {reference} cannot be pulled: {why}", remedy="can this node reach the registry?")
+
+
+def _differs(image: str, found: dict[str, Any], digest: str | None, why: str) -> TaskFailed:
+    return TaskFailed(
+        f"image {image} is {_pinned(found, image)} here, the order wants {digest}, and {why}", code="digest-differs",
+        remedy="have the site load that image, or order the one it has",
+    )  # fmt: skip
+
+
+def _repository(image: str) -> str:
+    """`image` without tag and digest."""
+    name = image.partition("@")[0]
+    return name.rpartition(":")[0] if ":" in name.rpartition("/")[2] else name
+
+
+def _digests(found: dict[str, Any]) -> set[str]:
+    return {found["Id"], *(entry.rpartition("@")[2] for entry in found["RepoDigests"] or ())}
+
+
+def _pinned(found: dict[str, Any], image: str) -> str:
+    known: list[str] = found["RepoDigests"] or []
+    own = [entry for entry in known if entry.partition("@")[0] == _repository(image)]
+    return (own or [str(found["Id"])])[0]

@@ -1,0 +1,92 @@
+"""A task's log on its way: kept in a file up to a cap, sent as events up to a rate, and what is dropped is counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from fdn_worker.journal import Entry, Journal
+from fdn_worker.launchers import LogLine
+from fdn_worker.settings import LimitsSection
+
+#: Seconds that a line waits at most for others to travel with.
+FLUSH_SECONDS = 0.25
+#: Lines, and bytes, that travel together at most.
+BATCH_LINES = 200
+BATCH_BYTES = 64 * 1024
+
+
+class LogSink:
+    """Takes an attempt's lines; safe from the following thread and the worker's ticking one.
+
+    Cursor, bytes kept and counts are journalled with the event, so after a crash it goes on at the last flush, and
+    lines between that and the crash are read from the launcher again.
+    """
+
+    def __init__(self, entry: Entry, path: Path, journal: Journal, limits: LimitsSection) -> None:
+        self._name, self._journal, self._limits = entry.name, journal, limits
+        self._cursor, self._bytes, self._sent, self.dropped = entry.cursor, entry.log_bytes, entry.lines_sent, entry.lines_dropped
+        self._lines: list[str] = []
+        self._size = 0
+        self._flushed = self._began = time.monotonic()
+        self._began_with = self._sent
+        self._changed = False
+        self._lock = threading.Lock()
+        self._file = open(path, "ab")  # noqa: SIM115 (closed by `close`)
+        self._file.truncate(entry.log_bytes)
+
+    @property
+    def cursor(self) -> str:
+        return self._cursor
+
+    def line(self, line: LogLine) -> None:
+        """Take one line."""
+        with self._lock:
+            self._cursor, self._changed = line.cursor, True
+            data = line.text.encode() + b"\n"
+            kept = self._bytes + len(data) <= self._limits.log_bytes
+            if kept:
+                self._file.write(data)
+                self._bytes += len(data)
+            if self._may_send():
+                self._sent += 1
+                text = line.text if len(line.text) <= self._limits.log_line_length else line.text[: self._limits.log_line_length] + " [cut]"
+                self._lines.append(text)
+                self._size += len(text)
+            else:
+                self.dropped += 1
+            if len(self._lines) >= BATCH_LINES or self._size >= BATCH_BYTES:
+                self._flush()
+
+    def _may_send(self) -> bool:
+        if self._sent >= self._limits.log_lines:
+            return False
+        # One second's worth may come at once; beyond that the average counts.
+        allowed = (time.monotonic() - self._began + 1.0) * self._limits.log_lines_per_second
+        return self._sent - self._began_with < allowed
+
+    def tick(self) -> None:
+        """Send what has waited long enough."""
+        with self._lock:
+            if self._changed and time.monotonic() - self._flushed >= FLUSH_SECONDS:
+                self._flush()
+
+    def _flush(self) -> None:
+        self._file.flush()
+        self._flushed = time.monotonic()
+        self._changed = False
+        lines, self._lines, self._size = self._lines, [], 0
+        self._journal.record(
+            self._name, lines=lines, cursor=self._cursor, log_bytes=self._bytes, lines_sent=self._sent, lines_dropped=self.dropped
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Send what is left, and say what was dropped."""
+        with self._lock:
+            if self.dropped:
+                self._lines.append(f"[{self.dropped:,} lines were not sent: the node's caps on log lines; the uploaded log holds more]")
+                self._changed = True
+            if self._changed:
+                self._flush()
+            self._file.close()

@@ -1,0 +1,69 @@
+"""The outbox: events that stand in the journal are sent until the broker has confirmed them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+
+from fdn_worker.brokers import Broker
+from fdn_worker.errors import BrokerUnavailable, JournalUnavailable, Unroutable
+from fdn_worker.journal import Journal
+from fdn_worker.protocol.names import EVENT_KEY, event_exchange
+
+log = logging.getLogger(__name__)
+
+#: Seconds of the longest pause between two tries.
+LONGEST_PAUSE = 60.0
+
+
+class Outbox:
+    """One thread; `wake` it when there is something to send."""
+
+    def __init__(self, node: str, journal: Journal, broker: Broker) -> None:
+        self._exchange, self._journal, self._broker = event_exchange(node), journal, broker
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        #: What hinders it, in plain words; "" while all is well.
+        self.problem = ""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def stop(self, timeout: float) -> None:
+        """Stop after the message that is being sent."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                self._drain()
+                failures, self.problem = 0, ""
+            except (BrokerUnavailable, Unroutable, JournalUnavailable) as error:
+                failures += 1
+                self.problem = str(error)
+                pause = random.uniform(0, min(LONGEST_PAUSE, 2.0**failures))
+                log.warning("events wait: %s; next try in %.1f s", error, pause, extra={"action": "outbox-waits"})
+                self._stop.wait(pause)
+                self._wake.set()
+
+    def _drain(self) -> None:
+        while not self._stop.is_set() and (batch := self._journal.pending()):
+            confirmed: list[int] = []
+            try:
+                for number, message_id, body in batch:
+                    self._broker.publish(body, exchange=self._exchange, key=EVENT_KEY, message_id=message_id)
+                    confirmed.append(number)
+                    if self._stop.is_set():
+                        break
+            finally:
+                if confirmed:
+                    self._journal.sent(confirmed)

@@ -1,0 +1,249 @@
+"""One attempt, from order to manifest: a linear procedure that a restarted worker enters where it was.
+
+1. stage in    folders, datasets, image, source, inputs          phase accepted
+2. start       the launcher starts it, or adopts what runs       phase started
+3. follow      log lines out, until it has ended                 phase exited
+4. collect     how it ended; its outputs, hashed                 (the slot is free from here)
+5. stage out   log and outputs up, the manifest last             phase uploaded
+6. finish      the last event; launcher and folders cleared      phase done
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from fdn_worker import policy
+from fdn_worker.errors import Fault, FdnError, PolicyRefused, SystemFault, TaskFailed
+from fdn_worker.journal import Entry, Journal, Phase, outcome_json, read_outcome
+from fdn_worker.launchers import Exit, Launcher, LaunchSpec
+from fdn_worker.logs import LogSink
+from fdn_worker.protocol import Manifest, ManifestFile, Reason, Report, Signer, State, TaskOrder, Usage, now, pack
+from fdn_worker.protocol.manifest import LOG_PATH, MANIFEST_PATH
+from fdn_worker.sandbox import RunFolder, collect, describe
+from fdn_worker.settings import WorkerSettings
+from fdn_worker.source import SourceCache
+from fdn_worker.transfer import Stopped, Transfers, Upload
+
+log = logging.getLogger(__name__)
+
+#: What ends an attempt before its own end: stop word -> (state, code, fault, message).
+STOPS = {
+    "cancelled": (State.CANCELLED, None),
+    "timeout": (State.FAILED, Reason(code="timeout", fault=Fault.USER, message="the task ran longer than its timeout")),
+    "deadline": (State.FAILED, Reason(code="deadline", fault=Fault.USER, message="the execution's deadline passed before the task's end")),
+}  # fmt: skip
+
+
+class Site(Protocol):
+    """What the runner needs of the node around it."""
+
+    settings: WorkerSettings
+    journal: Journal
+    signer: Signer
+    transfers: Transfers
+    sources: SourceCache
+
+    def launcher(self, name: str) -> Launcher: ...
+    def slot(self, attempt: Attempt) -> AbstractContextManager[None]: ...
+
+
+@dataclass
+class Attempt:
+    """An attempt in the worker's hands. `stop` may be set from any thread; the journal has it too."""
+
+    name: str
+    order: TaskOrder
+    folder: RunFolder
+    stop: str | None = None
+    #: Set while the launcher has it, for whoever stops it.
+    running: bool = False
+    started: datetime | None = None
+    sink: LogSink | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def stopping(self) -> bool:
+        return self.stop is not None
+
+
+def run(attempt: Attempt, site: Site) -> None:
+    """Take the attempt to its end. Returns early only when the process ends; never raises for what a task can cause."""
+    name, journal = attempt.name, site.journal
+    entry = _entry(journal, name)
+    if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED, Phase.STARTED):
+        try:
+            with site.slot(attempt):
+                exit_ = _execute(attempt, entry, site)
+        except FdnError as error:
+            _settle(attempt, site, *_outcome(error), exit_=None)
+        except Stopped:
+            _settle(attempt, site, *STOPS[attempt.stop or "cancelled"], exit_=None)
+        else:
+            _settle(attempt, site, *_judged(attempt, exit_), exit_=exit_)
+    if _entry(journal, name).phase is Phase.EXITED:
+        _stage_out(attempt, site)
+    _finish(attempt, site)
+
+
+def _execute(attempt: Attempt, entry: Entry, site: Site) -> Exit:
+    """Steps 1 to 3, with a slot."""
+    order, name = attempt.order, attempt.name
+    launcher = site.launcher(entry.launcher or order.launcher or site.settings.launcher)
+    if entry.phase is not Phase.STARTED:
+        _go_on(attempt)
+        if entry.state is not State.STAGING_IN:
+            site.journal.record(name, state=State.STAGING_IN, launcher=order.launcher or site.settings.launcher)
+        spec = _stage_in(attempt, launcher, site)
+        _go_on(attempt)
+        launcher.start(spec)
+        attempt.started = now()
+        site.journal.record(name, phase=Phase.STARTED, state=State.RUNNING, started=attempt.started.isoformat(), image=spec.image)
+        entry = _entry(site.journal, name)
+    else:
+        attempt.started = datetime.fromisoformat(entry.started) if entry.started else now()
+    attempt.sink = LogSink(entry, attempt.folder.log, site.journal, site.settings.limits)
+    attempt.running = True
+    if attempt.stopping():
+        launcher.stop(name, site.settings.grace)
+    try:
+        return launcher.follow(name, attempt.sink.line, attempt.sink.cursor)
+    finally:
+        attempt.running = False
+        attempt.sink.close()
+
+
+def _stage_in(attempt: Attempt, launcher: Launcher, site: Site) -> LaunchSpec:
+    order, folder, settings = attempt.order, attempt.folder, site.settings
+    folder.make()
+    datasets = {name: policy.dataset(name, settings) for name in order.datasets}
+    image = launcher.prepare(order.image, order.image_digest)
+    _go_on(attempt)
+    if order.source is not None:
+        site.sources.checkout(order.source, folder.source)
+        _go_on(attempt)
+    if order.inputs:
+        fetched = site.transfers.get_inputs(order, folder.inputs, attempt.stopping)
+        site.journal.record(attempt.name, bytes_in=fetched)
+    return LaunchSpec(
+        name=attempt.name, node=order.node, argv=order.argv, image=image, environment=order.environment, sandbox=folder.sandbox,
+        datasets=datasets, inputs=folder.inputs if order.inputs else None, source=folder.source if order.source else None,
+        resources=order.resources, network=order.network,
+    )  # fmt: skip
+
+
+def _go_on(attempt: Attempt) -> None:
+    if attempt.stopping():
+        raise Stopped
+
+
+def _judged(attempt: Attempt, exit_: Exit) -> tuple[State, Reason | None]:
+    """What an exit means. A wish to stop explains an end by force, but not one that came before it could work."""
+    if attempt.stop is not None and exit_.code != 0:
+        return STOPS[attempt.stop]
+    if attempt.stop == "cancelled":
+        return STOPS["cancelled"]
+    if exit_.out_of_memory:
+        memory = f"{attempt.order.resources.memory:,}"
+        return State.FAILED, Reason(
+            code="out-of-memory", fault=Fault.USER, message=f"the task needed more than its {memory} bytes of memory"
+        )
+    if exit_.code != 0:
+        return State.FAILED, Reason(code="exit-code", fault=Fault.USER, message=f"the task ended with exit code {exit_.code}")
+    return State.SUCCEEDED, None
+
+
+def _outcome(error: FdnError) -> tuple[State, Reason]:
+    """What an error before the task's own end means."""
+    reason = Reason(code=error.code, fault=error.fault, message=str(error))
+    if error.code == "vanished":
+        return State.LOST, reason
+    return (State.REJECTED if isinstance(error, PolicyRefused) else State.FAILED), reason
+
+
+def _settle(attempt: Attempt, site: Site, state: State, reason: Reason | None, exit_: Exit | None) -> None:
+    """Step 4: write down how it ended and what there is to stage out."""
+    journal, limits, order = site.journal, site.settings.limits, attempt.order
+    entry = _entry(journal, attempt.name)
+    files: list[ManifestFile] = []
+    if state is State.SUCCEEDED:
+        try:
+            found = collect(attempt.folder.sandbox, order.outputs, most_files=limits.output_files, most_bytes=limits.output_bytes)
+            files = [file for file, _ in found]
+        except TaskFailed as error:
+            state, reason = _outcome(error)
+    log_file = attempt.folder.log
+    if log_file.exists() and log_file.stat().st_size:
+        files.append(describe(log_file, LOG_PATH))
+    report = Report(
+        launcher=entry.launcher, image_digest=entry.image, exit_code=exit_.code if exit_ else None, usage=exit_.usage if exit_ else Usage(),
+        bytes_in=entry.bytes_in, bytes_out=sum(file.size for file in files), lines_dropped=entry.lines_dropped,
+    )  # fmt: skip
+    # Nothing leaves for what never ran: its event says all.
+    phase = Phase.EXITED if exit_ is not None else Phase.UPLOADED
+    told = State.STAGING_OUT if exit_ is not None else None
+    outcome = json.loads(outcome_json(state, reason, report)) | {"files": [file.model_dump(mode="json") for file in files]}
+    columns: dict[str, Any] = {"outcome_json": json.dumps(outcome)}
+    if exit_ is not None:
+        columns |= {"exit_json": json.dumps(asdict(exit_), default=str)}
+    journal.record(attempt.name, phase=phase, state=told, **columns)
+
+
+def _stage_out(attempt: Attempt, site: Site) -> None:
+    """Step 5."""
+    entry, order, folder = _entry(site.journal, attempt.name), attempt.order, attempt.folder
+    state, reason, report = read_outcome(entry.outcome_json or "")
+    files = tuple(ManifestFile.model_validate(file) for file in json.loads(entry.outcome_json or "")["files"])
+    manifest = Manifest(
+        execution=order.execution, task=order.task, node=order.node, run=order.run, attempt=order.attempt, at=now(), exit_code=report.exit_code,
+        image_digest=report.image_digest, source_commit=order.source.commit if order.source else None, usage=report.usage, files=files,
+    )  # fmt: skip
+    sealed = folder.root / MANIFEST_PATH
+    sealed.write_bytes(pack(manifest, site.signer))
+    uploads = [Upload(file.path, _local(folder, file), file.size) for file in files]
+    uploads.append(Upload(MANIFEST_PATH, sealed, sealed.stat().st_size))
+    try:
+        site.transfers.put_files(order, uploads, _unless_ended(attempt, state))
+        report = report.model_copy(update={"manifest_sha256": describe(sealed, MANIFEST_PATH).sha256})
+    except FdnError as error:
+        state, reason = _outcome(error)
+        state = State.FAILED if state is State.REJECTED else state
+    except Stopped:
+        state, reason = STOPS[attempt.stop or "cancelled"]
+    site.journal.record(attempt.name, phase=Phase.UPLOADED, outcome_json=outcome_json(state, reason, report))
+
+
+def _unless_ended(attempt: Attempt, state: State) -> Callable[[], bool]:
+    """Only a cancel stops the staging out of what succeeded; the log of what was stopped goes up all the same."""
+    return lambda: state is State.SUCCEEDED and attempt.stop == "cancelled"
+
+
+def _local(folder: RunFolder, file: ManifestFile) -> Path:
+    return folder.log if file.path == LOG_PATH else folder.sandbox / file.path.partition("/")[2]
+
+
+def _finish(attempt: Attempt, site: Site) -> None:
+    """Step 6. The last event first: clearing up is not what anybody waits for."""
+    entry = _entry(site.journal, attempt.name)
+    if entry.phase is Phase.UPLOADED:
+        state, reason, report = read_outcome(entry.outcome_json or "")
+        site.journal.record(attempt.name, phase=Phase.DONE, state=state, reason=reason, report=report, finished=now().isoformat())
+    if entry.launcher is not None:
+        try:
+            site.launcher(entry.launcher).remove(attempt.name)
+        except SystemFault as error:
+            # Swept when the worker next starts, or by its hourly sweep.
+            log.warning("%s is not cleared away yet: %s", attempt.name, error, extra={"action": "sweep-later"})
+    attempt.folder.remove()
+
+
+def _entry(journal: Journal, name: str) -> Entry:
+    entry = journal.entry(name)
+    assert entry is not None, name
+    return entry

@@ -1,0 +1,184 @@
+"""The worker's settings: one TOML file, overridden by FDN_* variables (`FDN_BROKER__URL`). Only the entry point reads them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from fdn_worker.errors import SettingsError
+from fdn_worker.protocol.base import Id
+
+DEFAULT_PATH = Path("/etc/fdn-worker/fdn-worker.toml")
+MIB = 1024**2
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BrokerSection(_Section):
+    #: amqps://USER:PASSWORD@HOST, or sqlite:///PATH for the embedded one.
+    url: SecretStr
+
+
+class KeysSection(_Section):
+    #: This node's private key; None leaves its messages unsigned, which only an embedded federation takes.
+    private: Path | None = None
+    #: key id -> public key in base64: whose orders are obeyed.
+    trusted: Annotated[dict[str, str], Field(default_factory=dict)]
+
+
+class LimitsSection(_Section):
+    """Caps for one attempt."""
+
+    #: Bytes of the log that are kept for upload.
+    log_bytes: ByteSize = ByteSize(64 * MIB)
+    #: Log lines that are sent as events, and how many a second on average.
+    log_lines: int = 10_000
+    log_lines_per_second: float = 500.0
+    #: Characters of a sent line.
+    log_line_length: int = 4096
+    #: What an order may ask for at most; None is the machine's own.
+    cpus: float | None = None
+    memory: ByteSize | None = None
+    timeout: float = 30 * 24 * 3600.0
+    #: Files and bytes of the outputs together.
+    output_files: int = 100_000
+    output_bytes: ByteSize = ByteSize(1024 * 1024 * MIB)
+    #: Free bytes on the state folder's disk below which no order is taken.
+    disk_reserve: ByteSize = ByteSize(1024 * MIB)
+
+
+class TransferSection(_Section):
+    #: Bytes of an upload's part, and how many go at once.
+    part_size: Annotated[ByteSize, Field(ge=5 * MIB)] = ByteSize(16 * MIB)
+    parallel: Annotated[int, Field(ge=1, le=64)] = 4
+    #: Seconds for which an upload is tried again before its run fails.
+    keep_trying: float = 7 * 24 * 3600.0
+    #: Take file:// addresses from the centre; only where node and centre share a machine.
+    allow_file: bool = False
+    #: The store's address as this site sees it; `fdn-worker check` alone uses it.
+    store: str = ""
+
+
+class SourceSection(_Section):
+    #: Clone from file:// addresses as well as https://.
+    allow_file: bool = False
+    #: Seconds for a clone or fetch.
+    timeout: float = 600.0
+
+
+class WorkerSettings(BaseSettings):
+    """All of it, frozen."""
+
+    model_config = SettingsConfigDict(env_prefix="FDN_", env_nested_delimiter="__", extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    node: Id
+    display_name: str = ""
+    #: Journal, sandboxes and caches stand here.
+    state_dir: Path = Path("/var/lib/fdn-worker")
+    broker: BrokerSection
+    keys: KeysSection = Field(default_factory=KeysSection)  # type: ignore[arg-type]
+
+    #: Tasks that run at once.
+    slots: Annotated[int, Field(ge=1, le=1024)] = 2
+    #: Unfinished orders that the journal takes in beyond the slots; more wait at the broker.
+    backlog: Annotated[int, Field(ge=1)] = 64
+    #: Seconds between heartbeats.
+    heartbeat: Annotated[float, Field(gt=0)] = 10.0
+    #: Seconds between TERM and KILL.
+    grace: Annotated[float, Field(ge=0)] = 10.0
+
+    #: The launcher of orders that name none, and all that an order may name.
+    launcher: str = "docker"
+    allowed_launchers: tuple[str, ...] = ("docker",)
+    #: Launcher name -> its own options.
+    launchers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict)]
+    #: Whether an order may ask for the network.
+    allow_network: bool = False
+
+    #: Dataset name -> folder; each must lie under one of the roots.
+    datasets: Annotated[dict[Id, Path], Field(default_factory=dict)]
+    data_roots: tuple[Path, ...] = ()
+
+    limits: LimitsSection = LimitsSection()
+    transfer: TransferSection = TransferSection()
+    source: SourceSection = SourceSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    @field_validator("state_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        if not value.is_absolute():
+            raise ValueError("must be an absolute path")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> WorkerSettings:
+        if self.launcher not in self.allowed_launchers:
+            raise ValueError(f"launcher {self.launcher!r} is not among allowed_launchers {list(self.allowed_launchers)}")
+        if not self.embedded and self.keys.private is None:
+            raise ValueError("keys.private is required with this broker: only an embedded federation works unsigned")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Everything on one machine, unsigned messages taken."""
+        return self.broker.url.get_secret_value().startswith("sqlite:")
+
+
+def load(path: Path) -> WorkerSettings:
+    """Read the file and the environment; SettingsError names every wrong key with its place."""
+    try:
+        text = path.read_text()
+        data = tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(f"settings file {path}: {error.strerror}", remedy="write one with `fdn-worker init`") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"settings file {path}: {error}", remedy="mend the TOML there") from error
+    try:
+        return WorkerSettings(**data)
+    except ValidationError as error:
+        raise SettingsError("; ".join(explain(item, text, str(path), WorkerSettings) for item in error.errors())) from error
+
+
+def explain(item: Any, text: str, path: str, model: type[BaseModel]) -> str:
+    """One line for one of pydantic's errors: file, line, key, what is wrong and the nearest right key."""
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    line = next(
+        (n for n, row in enumerate(text.splitlines(), 1) if location and re.match(rf"\s*\[?[\w.]*\b{re.escape(location[-1])}\b", row)), None
+    )
+    place = f"{path}:{line}" if line else path
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], _keys(model, location[:-1]), n=1)
+        return f"{place}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    if item["type"] == "missing":
+        return f"{place}: key {key!r} is required"
+    return f"{place}: {key + ': ' if key else ''}{item['msg'].removeprefix('Value error, ')}"
+
+
+def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

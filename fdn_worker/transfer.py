@@ -1,0 +1,397 @@
+"""Files between the node and the centre's store, by signed URLs that the relay grants when they are needed.
+
+The node holds no credentials of the store. A file larger than a part goes up in parts; what the store took is
+journalled, so an upload that was cut goes on where it was, also after a restart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import UUID, uuid4
+
+import urllib3
+
+from fdn_worker.brokers import Broker
+from fdn_worker.errors import Fault, ObjectMissing, PolicyRefused, StoreUnavailable, SystemFault, TaskFailed
+from fdn_worker.journal import Journal
+from fdn_worker.protocol import Complete, Completed, Grant, Refusal, Signer, TaskOrder, TransferRequest, pack
+from fdn_worker.protocol.base import Message
+from fdn_worker.protocol.names import EVENT_KEY, event_exchange
+from fdn_worker.protocol.upload import MOST_PARTS, FinishedFile, GrantedFile, PartETag, TransferFile
+from fdn_worker.settings import TransferSection
+
+log = logging.getLogger(__name__)
+
+#: Seconds to wait for the relay's answer before asking again; doubles up to the longest.
+FIRST_ANSWER, LONGEST_ANSWER = 10.0, 120.0
+#: Files in one request.
+FILES_A_REQUEST = 200
+_CHUNK = 1024**2
+
+Answer = Grant | Completed | Refusal
+
+
+class Stopped(Exception):
+    """The attempt was told to stop meanwhile."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file to put at `path` below the attempt's prefix."""
+
+    path: str
+    file: Path
+    size: int
+
+
+class Transfers:
+    """All transfers of the node; safe from every thread."""
+
+    def __init__(self, node: str, settings: TransferSection, broker: Broker, journal: Journal, signer: Signer) -> None:
+        self._node, self._settings, self._broker, self._journal, self._signer = node, settings, broker, journal, signer
+        self._waiting: dict[UUID, Future[Answer]] = {}
+        # Our own retries decide; a redirect could lead a signed upload elsewhere.
+        self._http = urllib3.PoolManager(
+            maxsize=2 * settings.parallel, retries=False, timeout=urllib3.Timeout(connect=10, read=120)
+        )  # fmt: skip
+        self._pool = ThreadPoolExecutor(settings.parallel, thread_name_prefix="part")
+
+    def answered(self, answer: Answer) -> None:
+        """The relay's answer has come."""
+        future = self._waiting.get(answer.request)
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    def get_inputs(self, order: TaskOrder, folder: Path, stopping: Callable[[], bool]) -> int:
+        """Fetch and check the order's inputs that are not there yet; the bytes they hold."""
+        missing = [item for item in order.inputs if not (folder / item.name).exists()]
+        for item in missing:
+            (folder / item.name).parent.mkdir(parents=True, exist_ok=True)
+
+        def fetch() -> None:
+            wanted = [item for item in missing if not (folder / item.name).exists()]
+            for start in range(0, len(wanted), FILES_A_REQUEST):
+                batch = wanted[start : start + FILES_A_REQUEST]
+                grant = self._granted(order, "get", [TransferFile(path=item.where, size=item.size) for item in batch], stopping)
+                urls = {file.path: file.urls[0].url for file in grant.files}
+                for item in batch:
+                    self._get(urls[item.where], folder / item.name, item.size, item.sha256, stopping)
+
+        if missing:
+            self._persist(fetch, stopping, order.timeout)
+        return sum(item.size for item in order.inputs)
+
+    def put_files(self, order: TaskOrder, uploads: Sequence[Upload], stopping: Callable[[], bool]) -> None:
+        """Put the files into the store, in this order: each is whole before the next ends, and the last is last."""
+        left = list(uploads)
+
+        def put() -> None:
+            while left:
+                batch = left[:FILES_A_REQUEST]
+                wanted = [self._wanted(order.name, upload) for upload in batch if not self._all_up(order.name, upload)]
+                granted = {file.path: file for file in self._grant_puts(order, wanted, stopping)}
+                for upload in batch:
+                    self._put(order, upload, granted.get(upload.path), stopping)
+                    left.remove(upload)
+
+        self._persist(put, stopping, self._settings.keep_trying)
+        self._journal.parts_forgotten(order.name)
+
+    def _grant_puts(self, order: TaskOrder, wanted: list[TransferFile], stopping: Callable[[], bool]) -> Sequence[GrantedFile]:
+        if not wanted:
+            return ()
+        try:
+            return self._granted(order, "put", wanted, stopping).files
+        except ObjectMissing as error:
+            # An upload that was begun is not known any more: all of them begin anew.
+            for file in wanted:
+                self._journal.parts_forgotten(order.name, file.path)
+            raise StoreUnavailable(f"uploads begin again: {error.message}", code="upload-restarted") from error
+
+    # Asking the relay
+
+    def _granted(self, order: TaskOrder, direction: str, files: list[TransferFile], stopping: Callable[[], bool]) -> Grant:
+        request = TransferRequest(
+            request=uuid4(), node=self._node, run=order.run, attempt=order.attempt, direction=direction, files=tuple(files)
+        )
+        answer = self._ask(request, request.request, stopping)
+        if not isinstance(answer, Grant):
+            raise StoreUnavailable(f"the centre answered {answer.kind} to a request for URLs")
+        return answer
+
+    def _ask(self, message: Message, request: UUID, stopping: Callable[[], bool]) -> Answer:
+        """Send the request until it is answered. Raises what a Refusal says."""
+        future: Future[Answer] = Future()
+        self._waiting[request] = future
+        body, patience = pack(message, self._signer), FIRST_ANSWER
+        try:
+            while True:
+                self._broker.publish(body, exchange=event_exchange(self._node), key=EVENT_KEY, message_id=message.message_id)
+                answer = self._await(future, patience, stopping)
+                if answer is not None:
+                    break
+                log.info("no answer from the centre in %.0f s; asking again", patience, extra={"action": "grant-waits"})
+                patience = min(2 * patience, LONGEST_ANSWER)
+        finally:
+            del self._waiting[request]
+        if isinstance(answer, Refusal):
+            if answer.retryable:
+                raise StoreUnavailable(answer.message, code=answer.code)
+            kind = {Fault.USER: TaskFailed, Fault.POLICY: PolicyRefused, Fault.INFRASTRUCTURE: ObjectMissing}[answer.fault]
+            raise kind(answer.message, code=answer.code)
+        return answer
+
+    @staticmethod
+    def _await(future: Future[Answer], patience: float, stopping: Callable[[], bool]) -> Answer | None:
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            if stopping():
+                raise Stopped
+            try:
+                return future.result(timeout=min(1.0, patience))
+            except FutureTimeout:
+                continue
+        return None
+
+    def _persist(self, work: Callable[[], None], stopping: Callable[[], bool], seconds: float) -> None:
+        """Try `work` again, with full jitter, as long as what fails may pass."""
+        end, failures = time.monotonic() + seconds, 0
+        while True:
+            try:
+                work()
+            except SystemFault as error:
+                if not error.retryable or time.monotonic() > end:
+                    raise
+                failures += 1
+                pause = random.uniform(0.1, min(60.0, 2.0**failures))
+                log.warning("transfer waits: %s; next try in %.1f s", error, pause, extra={"action": "transfer-waits"})
+                resume = time.monotonic() + pause
+                while time.monotonic() < resume:
+                    if stopping():
+                        raise Stopped from error
+                    time.sleep(min(0.2, max(0.0, resume - time.monotonic())))
+            else:
+                return
+
+    # Up
+
+    def _part_size(self, upload: Upload) -> int:
+        """Bytes of a part, or 0 for a file in one piece."""
+        size = max(self._settings.part_size, math.ceil(upload.size / (MOST_PARTS - 1)))
+        return size if upload.size > size else 0
+
+    def _begun(self, name: str, upload: Upload) -> tuple[str, dict[int, str]] | None:
+        """The upload id and finished parts of a file whose upload was begun."""
+        return next(((upload_id, done) for upload_id, done in self._journal.parts(name, upload.path).items()), None)
+
+    def _missing(self, name: str, upload: Upload) -> list[int]:
+        """Numbers of the parts that are not up yet."""
+        begun = self._begun(name, upload)
+        done = begun[1] if begun else {}
+        return [number for number, _, _ in _parts(upload.size, self._part_size(upload)) if number not in done]
+
+    def _all_up(self, name: str, upload: Upload) -> bool:
+        """Every part is up, but whether the store assembled them is not known."""
+        return bool(self._part_size(upload)) and not self._missing(name, upload)
+
+    def _wanted(self, name: str, upload: Upload) -> TransferFile:
+        part_size = self._part_size(upload)
+        if not part_size:
+            return TransferFile(path=upload.path, size=upload.size)
+        begun = self._begun(name, upload)
+        if begun is None:
+            return TransferFile(path=upload.path, size=upload.size, part_size=part_size)
+        parts = tuple(self._missing(name, upload))
+        return TransferFile(path=upload.path, size=upload.size, part_size=part_size, upload_id=begun[0], parts=parts)
+
+    def _put(self, order: TaskOrder, upload: Upload, granted: GrantedFile | None, stopping: Callable[[], bool]) -> None:
+        """Put one file; `granted` is None when all its parts are up."""
+        if granted is not None and granted.upload_id is None:
+            self._put_part(upload.file, granted.urls[0].url, 0, upload.size)
+            return
+        try:
+            if granted is not None:
+                self._put_parts(order.name, upload, granted, stopping)
+            self._complete(order, upload, stopping)
+        except SystemFault as error:
+            if error.code not in ("upload-incomplete", "object-missing"):
+                raise
+            # The store lost the upload, or took other bytes: begin this file anew.
+            self._journal.parts_forgotten(order.name, upload.path)
+            raise StoreUnavailable(f"upload of {upload.path} begins again: {error.message}", code="upload-restarted") from error
+
+    def _put_parts(self, name: str, upload: Upload, granted: GrantedFile, stopping: Callable[[], bool]) -> None:
+        upload_id = granted.upload_id or ""
+        begun = self._begun(name, upload)
+        if begun is None or begun[0] != upload_id:
+            self._journal.parts_forgotten(name, upload.path)
+            self._journal.part_done(name, upload.path, upload_id, 0, "")
+        urls = {url.number: url.url for url in granted.urls}
+
+        def one(number: int, offset: int, length: int) -> None:
+            if stopping():
+                raise Stopped
+            etag = self._put_part(upload.file, urls[number], offset, length)
+            self._journal.part_done(name, upload.path, upload_id, number, etag)
+
+        futures = [self._pool.submit(one, *part) for part in _parts(upload.size, self._part_size(upload)) if part[0] in urls]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _complete(self, order: TaskOrder, upload: Upload, stopping: Callable[[], bool]) -> None:
+        """Have the parts assembled."""
+        begun = self._begun(order.name, upload)
+        assert begun is not None
+        parts = tuple(PartETag(number=number, etag=etag) for number, etag in sorted(begun[1].items()) if number)
+        finished = FinishedFile(path=upload.path, upload_id=begun[0], size=upload.size, parts=parts)
+        complete = Complete(request=uuid4(), node=self._node, run=order.run, attempt=order.attempt, files=(finished,))
+        self._ask(complete, complete.request, stopping)
+
+    def _put_part(self, file: Path, url: str, offset: int, length: int) -> str:
+        """Put `length` bytes from `offset`; the part's etag, which is the MD5 of what the store took."""
+        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as source:
+            source.seek(offset)
+            data = source.read(length) if length <= self._settings.part_size else b"".join(_chunks(source, length))
+        if len(data) != length:
+            raise TaskFailed(f"output {file.name} changed while it was staged out", code="output-changed")
+        digest = hashlib.md5(data, usedforsecurity=False)
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            self._write_file(url, data)
+            return digest.hexdigest()
+        headers = {"Content-MD5": _base64(digest.digest()), "Content-Length": str(length)}
+        response = self._request("PUT", url, headers=headers, body=data)
+        if response.status == 404:
+            raise ObjectMissing(f"store {parts.netloc} does not know the upload")
+        if response.status != 200:
+            raise StoreUnavailable(f"store {parts.netloc} answered {response.status} to an upload", code=_code(response))
+        etag: str = response.headers.get("ETag", "").strip('"')
+        if etag and len(etag) == 32 and etag != digest.hexdigest():
+            raise StoreUnavailable(f"store {parts.netloc} took other bytes than were sent", code="upload-corrupted")
+        return etag
+
+    def _request(self, method: str, url: str, **options: object) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._http.request(method, url, redirect=False, **options)  # type: ignore[arg-type]
+        except urllib3.exceptions.HTTPError as error:
+            raise StoreUnavailable(
+                f"store {urlsplit(url).netloc}: {type(error).__name__}", remedy="check its address and the site's firewall"
+            ) from error
+
+    # On one machine
+
+    def _local(self, url: str) -> Path:
+        if not self._settings.allow_file:
+            raise PolicyRefused(
+                "the centre gave a file:// address", code="transfer-refused", remedy="set transfer.allow_file on a shared machine"
+            )
+        return Path(unquote(urlsplit(url).path))
+
+    def _write_file(self, url: str, data: bytes) -> None:
+        target, query = self._local(url), parse_qs(urlsplit(url).query)
+        try:
+            if "offset" in query:
+                # Never made here: a late part must not bring a finished upload back as a file of holes.
+                with open(os.open(target, os.O_WRONLY), "wb", buffering=0) as file:
+                    file.seek(int(query["offset"][0]))
+                    _write_all(file.fileno(), data)
+                return
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.{threading.get_ident()}.partial")
+            with partial.open("wb", buffering=0) as file:
+                _write_all(file.fileno(), data)
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except FileNotFoundError as error:
+            raise ObjectMissing(f"store folder {target.parent} does not know the upload") from error
+        except OSError as error:
+            raise StoreUnavailable(f"store folder {target.parent}: {error.strerror}", remedy="check its disk and owner") from error
+
+    # Down
+
+    def _get(self, url: str, target: Path, size: int, sha256: str, stopping: Callable[[], bool]) -> None:
+        """Fetch to `target`, going on where an earlier try stopped; whole and checked, or not there."""
+        partial = target.with_name(f".{target.name}.partial")
+        offset = partial.stat().st_size if partial.exists() else 0
+        with partial.open("ab") as file:
+            for chunk in self._read(url, offset if offset <= size else 0):
+                if stopping():
+                    raise Stopped
+                file.write(chunk)
+                if file.tell() > size:
+                    break
+        with partial.open("rb") as file:
+            right = partial.stat().st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        if not right:
+            partial.unlink()
+            raise TaskFailed(
+                f"input {target.name} is not what was submitted: size or SHA-256 differs", code="input-changed", remedy="submit it again"
+            )
+        partial.replace(target)
+
+    def _read(self, url: str, offset: int) -> Iterator[bytes]:
+        if urlsplit(url).scheme == "file":
+            try:
+                with self._local(url).open("rb") as source:
+                    source.seek(offset)
+                    yield from iter(lambda: source.read(_CHUNK), b"")
+            except FileNotFoundError as error:
+                raise ObjectMissing("an input is not in the store", code="input-missing", remedy="submit it again") from error
+            return
+        response = self._request("GET", url, headers={"Range": f"bytes={offset}-"} if offset else {}, preload_content=False)
+        try:
+            if response.status == 404:
+                raise ObjectMissing("an input is not in the store", code="input-missing", remedy="submit it again")
+            if response.status == 416:
+                return
+            if response.status != (206 if offset else 200):
+                raise StoreUnavailable(f"store {urlsplit(url).netloc} answered {response.status} to a download", code=_code(response))
+            yield from response.stream(_CHUNK)
+        except urllib3.exceptions.HTTPError as error:
+            raise StoreUnavailable(f"store {urlsplit(url).netloc}: {type(error).__name__}") from error
+        finally:
+            response.release_conn()
+
+
+def _parts(size: int, part_size: int) -> Iterator[tuple[int, int, int]]:
+    """(number from 1, offset, length) of each part."""
+    for number, offset in enumerate(range(0, size, part_size), 1):
+        yield number, offset, min(part_size, size - offset)
+
+
+def _chunks(source: object, length: int) -> Iterator[bytes]:
+    while length > 0 and (chunk := source.read(min(length, 16 * _CHUNK))):  # type: ignore[attr-defined]
+        length -= len(chunk)
+        yield chunk
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _base64(digest: bytes) -> str:
+    import base64
+
+    return base64.b64encode(digest).decode()
+
+
+def _code(response: urllib3.BaseHTTPResponse) -> str:
+    return "url-expired" if response.status in (401, 403) else "store-unavailable"

@@ -1,0 +1,417 @@
+"""The daemon: takes orders and control requests in, gives each attempt a thread and a slot, and keeps the clock.
+
+Threads: the main one ticks (timeouts, log flushes, flags); the broker has one to consume and one to publish; one
+empties the outbox, one sends heartbeats, and each attempt that is past its waiting has one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from fdn_worker import __version__, launchers, policy, runner
+from fdn_worker.brokers import Broker, Delivery, Subscription
+from fdn_worker.errors import (
+    BrokerUnavailable,
+    Fault,
+    FdnError,
+    JournalUnavailable,
+    MessageError,
+    PolicyRefused,
+    SettingsError,
+    SystemFault,
+)
+from fdn_worker.journal import Entry, Journal, Phase
+from fdn_worker.launchers import Launcher
+from fdn_worker.outbox import Outbox
+from fdn_worker.protocol import (
+    Completed,
+    ControlRequest,
+    Grant,
+    Heartbeat,
+    Keyring,
+    Message,
+    Present,
+    Reason,
+    Refusal,
+    Signer,
+    State,
+    TaskOrder,
+    decode,
+    now,
+    pack,
+)  # fmt: skip
+from fdn_worker.protocol.names import BEAT_KEY, command_queue, container_name, control_queue, event_exchange
+from fdn_worker.runner import Attempt
+from fdn_worker.sandbox import RunFolder
+from fdn_worker.settings import WorkerSettings
+from fdn_worker.source import SourceCache
+from fdn_worker.transfer import Transfers
+
+log = logging.getLogger(__name__)
+
+#: Seconds between ticks while something runs, and while nothing does.
+TICK, IDLE_TICK = 0.1, 1.0
+#: Days for which the journal remembers an ended attempt.
+REMEMBER_DAYS = 30
+#: Flag that `fdn-worker drain` sets.
+DRAIN = "drain"
+
+
+class Worker:
+    """One node. `run` blocks until `stop`; what runs in a launcher then goes on, and is taken up by the next start."""
+
+    def __init__(self, settings: WorkerSettings, broker: Broker) -> None:
+        self.settings, self.broker = settings, broker
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._alone = _take_alone(settings)
+        private = settings.keys.private
+        self.signer = Signer.load(settings.node, private) if private else Signer()
+        self._keyring = Keyring(settings.keys.trusted, unsigned_ok=settings.embedded)
+        self.journal = Journal(settings.state_dir / "journal.db", self.signer)
+        self.outbox = Outbox(settings.node, self.journal, broker)
+        self.journal.on_event = self.outbox.wake
+        self.transfers = Transfers(settings.node, settings.transfer, broker, self.journal, self.signer)
+        self.sources = SourceCache(settings.state_dir / "git", allow_file=settings.source.allow_file, timeout=settings.source.timeout)
+        self._launchers: dict[str, Launcher] = {}
+        self._attempts: dict[str, Attempt] = {}
+        self._ready: deque[Attempt] = deque()
+        self._slots_free = settings.slots
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._intake: Subscription | None = None
+        self._control: Subscription | None = None
+        self.problems: dict[str, str] = {}
+
+    # The site, as the runner sees it
+
+    def launcher(self, name: str) -> Launcher:
+        """The launcher of that name, made once."""
+        with self._lock:
+            if name not in self._launchers:
+                options = dict(self.settings.launchers.get(name, {}))
+                if name == "process":
+                    options.setdefault("root", self.settings.state_dir / "process")
+                self._launchers[name] = launchers.load(name, options)
+            return self._launchers[name]
+
+    @contextmanager
+    def slot(self, attempt: Attempt) -> Iterator[None]:  # noqa: ARG002 (part of Site)
+        """Give the slot, which the scheduler took for this attempt, back at the end."""
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._slots_free += 1
+            self._schedule()
+
+    # Life
+
+    def run(self) -> None:
+        """Recover, serve, and return when told to stop, or when drained empty."""
+        for name in self.settings.allowed_launchers:
+            self.launcher(name)
+        self.journal.forget((now() - timedelta(days=REMEMBER_DAYS)).isoformat())
+        self.outbox.start()
+        self.outbox.wake()
+        self._control = self._subscribe(control_queue(self.settings.node), self._on_control)
+        self._recover()
+        self._sweep()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        log.info("node %s is up", self.settings.node, extra={"action": "start"})
+        while not self._stop.wait(TICK if self._attempts else IDLE_TICK):
+            if not self._tick():
+                break
+        self._close()
+
+    def stop(self) -> None:
+        """End `run` soon; containers go on."""
+        self._stop.set()
+
+    def _subscribe(self, queue: str, handler: object) -> Subscription:
+        while True:
+            try:
+                return self.broker.consume(queue, handler, prefetch=16)  # type: ignore[arg-type]
+            except BrokerUnavailable as error:
+                self.problems["broker"] = str(error)
+                log.warning("no broker yet: %s", error, extra={"action": "broker-waits"})
+                if self._stop.wait(5.0):
+                    raise
+
+    def _close(self) -> None:
+        self._stop.set()
+        for subscription in (self._intake, self._control):
+            if subscription is not None:
+                subscription.cancel()
+        self.outbox.stop(timeout=5.0)
+        self.broker.close()
+        log.info("node %s is down; %d attempts go on", self.settings.node, len(self._attempts), extra={"action": "stop"})
+
+    def _recover(self) -> None:
+        """Take up every attempt where the journal has it."""
+        for entry in self.journal.unfinished():
+            log.info("resuming %s, which was %s", entry.name, entry.phase, extra={"action": "resume"})
+            self._take_up(entry)
+        self._schedule()
+
+    def _sweep(self) -> None:
+        """Clear away what finished attempts left behind: a crash may have come before."""
+        wanted = {entry.name for entry in self.journal.unfinished()}
+        for name in self.settings.allowed_launchers:
+            try:
+                launcher = self.launcher(name)
+                for leftover in launcher.names(self.settings.node) - wanted:
+                    launcher.remove(leftover)
+                self.problems.pop(f"launcher {name}", None)
+            except SystemFault as error:
+                self.problems[f"launcher {name}"] = str(error)
+                log.warning("launcher %s: %s", name, error, extra={"action": "launcher-waits"})
+        runs = self.settings.state_dir / "runs"
+        for folder in runs.iterdir() if runs.is_dir() else ():
+            if folder.name not in wanted:
+                RunFolder(folder).remove()
+
+    # Intake
+
+    def _accepting(self) -> bool:
+        if self.journal.flag(DRAIN) is not None:
+            self.problems["intake"] = "draining: no orders are taken"
+            return False
+        if policy.disk_free(self.settings.state_dir) < self.settings.limits.disk_reserve:
+            self.problems["intake"] = f"the disk of {self.settings.state_dir} is nearly full: no orders are taken"
+            return False
+        if "journal" in self.problems:
+            return False
+        self.problems.pop("intake", None)
+        # Taken up again only at half: each turn costs a word with the broker.
+        limit = self.settings.slots + self.settings.backlog
+        return len(self._attempts) < (limit if self._intake else limit - self.settings.backlog // 2)
+
+    def _on_order(self, delivery: Delivery) -> None:
+        try:
+            opened = self._keyring.open(delivery.body)
+            order = decode(opened.payload)
+            if not isinstance(order, TaskOrder):
+                raise MessageError(f"{order.kind} has no place in the command queue")
+            if order.node != self.settings.node:
+                raise MessageError(f"the order is for node {order.node}", code="wrong-audience")
+        except MessageError as error:
+            log.error("order refused: %s", error, extra={"action": "dead-letter"})
+            delivery.reject()
+            return
+        try:
+            fresh = self.journal.receive(order, opened.payload)
+        except JournalUnavailable as error:
+            # Unsettled, it goes back to the queue when the intake is cancelled by the next tick.
+            self.problems["journal"] = str(error)
+            log.error("order not taken: %s", error, extra={"action": "intake-stops"})
+            return
+        delivery.ack()
+        if not fresh:
+            log.info("%s came again; its state is sent again", order.name, extra={"action": "order-again"})
+            return
+        entry = self.journal.entry(order.name)
+        assert entry is not None
+        self._take_up(entry)
+        self._schedule()
+
+    def _on_control(self, delivery: Delivery) -> None:
+        try:
+            message: Message = decode(self._keyring.open(delivery.body).payload)
+            if getattr(message, "node", None) != self.settings.node:
+                raise MessageError(f"{message.kind} is for another node", code="wrong-audience")
+        except MessageError as error:
+            log.error("control request refused: %s", error, extra={"action": "dead-letter"})
+            delivery.reject()
+            return
+        if isinstance(message, Grant | Completed | Refusal):
+            self.transfers.answered(message)
+        elif isinstance(message, ControlRequest) and message.deadline > now():
+            self._obey(message)
+        delivery.ack()
+
+    def _obey(self, request: ControlRequest) -> None:
+        name = container_name(request.run, request.attempt)
+        log.info("%s asked for %s: %s", request.action, name, request.why, extra={"action": request.action})
+        with self._lock:
+            attempt = self._attempts.get(name)
+        if request.action == "cancel" and attempt is not None:
+            self.end(attempt, "cancelled")
+        elif not self.journal.send_again(name) and request.action == "cancel":
+            self.journal.bury(request, name)
+
+    def _take_up(self, entry: Entry) -> None:
+        """Put a journalled attempt in its place: refused, waiting for a slot, or straight on."""
+        order = entry.order
+        assert order is not None, "a tombstone is done"
+        if entry.phase is Phase.RECEIVED:
+            try:
+                policy.admit(order, self.settings, now())
+            except PolicyRefused as error:
+                reason = Reason(code=error.code, fault=error.fault, message=str(error))
+                log.warning("%s rejected: %s", entry.name, error, extra={"action": "reject"})
+                self.journal.record(entry.name, phase=Phase.DONE, state=State.REJECTED, reason=reason, finished=now().isoformat())
+                return
+            self.journal.record(entry.name, phase=Phase.ACCEPTED, state=State.ACCEPTED)
+        attempt = Attempt(entry.name, order, RunFolder(self.settings.state_dir / "runs" / entry.name), stop=entry.stop)
+        with self._lock:
+            self._attempts[entry.name] = attempt
+            if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED):
+                self._ready.append(attempt)
+                return
+            if entry.phase is Phase.STARTED:
+                self._slots_free -= 1
+        self._launch(attempt)
+
+    def _schedule(self) -> None:
+        """Give free slots to those that wait, first come first served."""
+        while not self._stop.is_set():
+            with self._lock:
+                if self._slots_free <= 0 or not self._ready:
+                    return
+                self._slots_free -= 1
+                attempt = self._ready.popleft()
+            self._launch(attempt)
+
+    def _launch(self, attempt: Attempt) -> None:
+        threading.Thread(target=self._run_attempt, args=(attempt,), name=attempt.name, daemon=True).start()
+
+    def _run_attempt(self, attempt: Attempt) -> None:
+        """The thread of an attempt."""
+        try:
+            runner.run(attempt, self)
+        except JournalUnavailable as error:
+            # Nothing can be written down, so nothing is concluded: the next start takes it up.
+            self.problems["journal"] = str(error)
+            log.error("%s waits: %s", attempt.name, error, extra={"action": "journal-waits"})
+            return
+        except Exception:
+            # A fault of our own must not leave the run without an end; the traceback stays here.
+            log.exception("%s failed inside the worker", attempt.name, extra={"action": "internal-error"})
+            reason = Reason(code="internal", fault=Fault.INFRASTRUCTURE, message="the worker failed; its log at the site has the details")
+            self.journal.record(attempt.name, phase=Phase.DONE, state=State.FAILED, reason=reason, finished=now().isoformat())
+        with self._lock:
+            self._attempts.pop(attempt.name, None)
+
+    # Ends
+
+    def end(self, attempt: Attempt, why: str) -> None:
+        """Have an attempt stopped; `why` is a key of runner.STOPS. Returns at once; the first reason stands."""
+        with attempt.lock:
+            if attempt.stop is not None:
+                return
+            attempt.stop = why
+        self.journal.record(attempt.name, stop=why)
+        with self._lock:
+            if attempt in self._ready:
+                self._ready.remove(attempt)
+                self._slots_free -= 1  # given back by its thread, which only settles it
+                self._launch(attempt)
+        if attempt.running:
+            threading.Thread(target=self._end_running, args=(attempt,), name=f"stop-{attempt.name}", daemon=True).start()
+
+    def _end_running(self, attempt: Attempt) -> None:
+        entry = self.journal.entry(attempt.name)
+        assert entry is not None
+        while attempt.running:
+            try:
+                self.launcher(entry.launcher or self.settings.launcher).stop(attempt.name, self.settings.grace)
+                return
+            except SystemFault as error:
+                log.warning("%s is not stopped yet: %s", attempt.name, error, extra={"action": "stop-waits"})
+                time.sleep(2.0)
+
+    def _tick(self) -> bool:
+        """Timeouts, log lines that waited, flags. False when there is nothing left to do."""
+        with self._lock:
+            attempts = list(self._attempts.values())
+        moment = now()
+        for attempt in attempts:
+            if attempt.sink is not None and attempt.running:
+                attempt.sink.tick()
+            if attempt.running and attempt.started and (moment - attempt.started).total_seconds() > attempt.order.timeout:
+                self.end(attempt, "timeout")
+            if (attempt.running or attempt in self._ready) and moment >= attempt.order.deadline:
+                self.end(attempt, "deadline")
+        self._mind_intake()
+        return not (self.journal.flag(DRAIN) == "exit" and not attempts)
+
+    def _mind_intake(self) -> None:
+        if "journal" in self.problems:
+            try:
+                self.journal.set_flag("alive", now().isoformat())
+                del self.problems["journal"]
+                log.info("the journal can be written again", extra={"action": "journal-back"})
+                self._resume_waiting()
+            except JournalUnavailable:
+                log.debug("the journal still cannot be written")
+        accepting = self._accepting()
+        if accepting and self._intake is None:
+            try:
+                self._intake = self.broker.consume(command_queue(self.settings.node), self._on_order, prefetch=16)
+                self.problems.pop("broker", None)
+            except SystemFault as error:
+                self.problems["broker"] = str(error)
+        elif not accepting and self._intake is not None:
+            self._intake.cancel()
+            self._intake = None
+
+    def _resume_waiting(self) -> None:
+        """Take up attempts whose threads stopped because nothing could be written."""
+        live = {thread.name for thread in threading.enumerate()}
+        for entry in self.journal.unfinished():
+            if entry.name not in live and not any(attempt.name == entry.name for attempt in self._ready):
+                self._take_up(entry)
+        self._schedule()
+
+    # Presence
+
+    def _beat(self) -> None:
+        session, number = uuid4(), 0
+        while not self._stop.is_set():
+            number += 1
+            try:
+                beat = pack(self._heartbeat(session, number), self.signer)
+                self.broker.publish(
+                    beat, exchange=event_exchange(self.settings.node), key=BEAT_KEY, message_id=f"{session}.{number}", mandatory=False, durable=False
+                )
+            except FdnError as error:
+                log.warning("heartbeat %d not sent: %s", number, error, extra={"action": "heartbeat-missed"})
+            self._stop.wait(self.settings.heartbeat)
+
+    def _heartbeat(self, session: UUID, number: int) -> Heartbeat:
+        with self._lock:
+            free = max(0, self._slots_free)
+        unfinished = self.journal.unfinished()[:1000]
+        problems = [*self.problems.values(), *([self.outbox.problem] if self.outbox.problem else [])]
+        return Heartbeat(
+            node=self.settings.node, session=session, number=number, at=now(), interval=self.settings.heartbeat,
+            worker_version=__version__, launchers=self.settings.allowed_launchers, datasets=tuple(sorted(self.settings.datasets)),
+            slots=self.settings.slots, slots_free=free, cpus=policy.machine_cpus(), memory=policy.machine_memory(),
+            disk_free=policy.disk_free(self.settings.state_dir), accepting=self._intake is not None, problems=tuple(problems),
+            present=tuple(Present(run=entry.run, attempt=entry.attempt, state=entry.state) for entry in unfinished),
+        )  # fmt: skip
+
+
+def _take_alone(settings: WorkerSettings) -> int:
+    """A lock on the state folder, held while this process lives: two workers on one journal would run things twice."""
+    path = settings.state_dir / "worker.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise SettingsError(
+            f"another worker has the state folder {settings.state_dir}", remedy="stop it, or give this one a folder of its own"
+        ) from error
+    os.truncate(handle, 0)
+    os.write(handle, str(os.getpid()).encode())
+    return handle

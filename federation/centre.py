@@ -1,0 +1,246 @@
+"""The centre: everything a federated task needs, without Prefect. The flow's four tasks are thin calls of these.
+
+Each step may be taken again: ids are derived, what was written stands, and the order that was recorded is sent as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from fdn_worker.brokers import Binding, Broker, Queue, connect
+from fdn_worker.errors import Fault, FdnError
+from fdn_worker.protocol import ControlRequest, InputFile, Reason, Signer, State, TaskOrder, decode, now, pack
+from fdn_worker.protocol.envelope import payload_of
+from fdn_worker.protocol.names import EXECUTIONS, command_queue, control_queue, execution_id, execution_queue, run_id
+from federation.relay import Relay
+from federation.request import BadRequest, TaskRequest
+from federation.settings import CentreSettings
+from storage.keys import input_key
+from storage.objects import ObjectStore, open_store
+from storage.records import AttemptRow, Records
+
+log = logging.getLogger(__name__)
+
+#: Seconds without a consumer after which a follower's queue goes away: the records have what it would have held.
+FOLLOWER_EXPIRES = 3600.0
+#: Ends after which a person's retry asks for a new attempt.
+RETRIED = frozenset({State.FAILED, State.LOST, State.CANCELLED, State.REJECTED})
+
+
+class NodeUnknown(FdnError):
+    """No such node is enrolled."""
+
+    code = "node-unknown"
+    fault = Fault.USER
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run of an execution and the attempt of it that counts now."""
+
+    execution: UUID
+    run: UUID
+    task: str
+    node: str
+    attempt: int
+    #: Attempts that faults of the infrastructure may still use up.
+    retries: int = 0
+
+
+class Centre:
+    """Broker, store, records, signer and relay of one process. Safe from any thread."""
+
+    def __init__(self, settings: CentreSettings, broker: Broker, store: ObjectStore, records: Records, signer: Signer) -> None:
+        self.settings, self.broker, self.store, self.records, self.signer = settings, broker, store, records, signer
+        self._relay: Relay | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, settings: CentreSettings) -> Centre:
+        """Connect; nothing is sent yet."""
+        if settings.embedded:
+            settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        store = open_store(settings.store_url.get_secret_value(), site_url=settings.store_site_url)
+        records = Records.open(settings.records_url.get_secret_value())
+        signer = Signer.load(settings.key_id, settings.key) if settings.key else Signer()
+        return cls(settings, connect(settings.broker_url.get_secret_value(), name="fem"), store, records, signer)
+
+    def relay(self) -> Relay:
+        """A relay on this centre's connections, not yet started."""
+        return Relay(self.broker, self.records, self.store, self.signer, unsigned_ok=self.settings.embedded)
+
+    def ensure_relay(self) -> None:
+        """Have a relay in this process, unless a service does its work."""
+        with self._lock:
+            if self._relay is None and self.settings.relay == "process":
+                self._relay = self.relay()
+                self._relay.start()
+
+    def close(self) -> None:
+        """Stop the relay and close the connections."""
+        if self._relay is not None:
+            self._relay.stop()
+            self._relay = None
+        self.broker.close()
+        self.store.close()
+        self.records.close()
+
+    # Stage-in
+
+    def stage_in(self, request: TaskRequest, key: str, *, new_attempt: bool = False) -> Submission:
+        """Check the request, put its inputs into the store, write the record and the first order. Nothing is sent.
+
+        The same user and key give the execution that stands already; another request under that key is refused.
+        With `new_attempt` a run that ended otherwise than in success gets its next attempt (a person's retry).
+        """
+        execution = execution_id(request.user, key)
+        run = run_id(execution, request.task, request.node)
+        standing = self.records.run(str(run))
+        if standing is None:
+            self._first(request, key, execution, run)
+            attempt = 1
+        else:
+            # The same request? Raises if not.
+            self._record(request, key, execution, run)
+            attempt = standing.attempt
+            if new_attempt and State(standing.state) in RETRIED:
+                attempt += 1
+                self.order_again(run, attempt)
+        return Submission(execution, run, request.task, request.node, attempt, max(0, request.retries + 1 - attempt))
+
+    def check(self, request: TaskRequest, key: str = "") -> TaskOrder:
+        """The first order of the request, or the error that it would meet. Nothing is stored or sent."""
+        row = self.records.node(request.node)
+        if row is None or row.retired is not None:
+            known = [node.name for node in self.records.nodes() if node.retired is None]
+            near = difflib.get_close_matches(request.node, known, n=3) or sorted(known)[:5]
+            remedy = f"enrolled are: {', '.join(near)}" if near else "enrol it: `fem nodes enrol`"
+            raise NodeUnknown(f"node {request.node!r} is not enrolled", remedy=remedy)
+        execution = execution_id(request.user, key)
+        run = run_id(execution, request.task, request.node)
+        files = [_described(request.task, execution, name, path) for name, path in request.files().items()]
+        return request.order(execution, run, 1, tuple(files), now())
+
+    def _first(self, request: TaskRequest, key: str, execution: UUID, run: UUID) -> None:
+        order = self.check(request, key)
+        files = {item.name: item for item in order.inputs}
+        stored: list[str] = []
+        try:
+            for name, path in request.files().items():
+                item = files[name]
+                stored.append(item.where)
+                with path.open("rb") as source:
+                    self.store.put(item.where, source, item.size)
+            self._record(request, key, execution, run)
+        except BaseException:
+            # Nothing half-done stays behind, not even on Ctrl-C; unless the record stands, and with it a claim on them.
+            if stored and self.records.run(str(run)) is None:
+                self.store.delete(stored)
+            raise
+        self._write(order)
+
+    def _record(self, request: TaskRequest, key: str, execution: UUID, run: UUID) -> None:
+        self.records.create_execution(
+            str(execution), user=request.user, project=request.project, tool=request.tool, key=key,
+            request_json=request.model_dump_json(), runs=[(str(run), request.task, request.node)],
+        )  # fmt: skip
+
+    def _write(self, order: TaskOrder) -> None:
+        self.records.add_attempt(
+            str(order.run), order.attempt, order_body=pack(order, self.signer), issued=order.issued, deadline=order.deadline
+        )  # fmt: skip
+
+    def order_again(self, run: UUID, attempt: int) -> None:
+        """Write the order of the next attempt: as the last one, with a deadline as far away."""
+        last = self.order(run, attempt - 1)
+        issued = now()
+        deadline = issued + (last.deadline - last.issued)
+        self._write(last.model_copy(update={"attempt": attempt, "issued": issued, "deadline": deadline}))
+
+    def order(self, run: UUID, attempt: int) -> TaskOrder:
+        """The order of an attempt, as it was or will be sent."""
+        order = decode(payload_of(self.attempt(run, attempt).order_body))
+        assert isinstance(order, TaskOrder)
+        return order
+
+    def attempt(self, run: UUID, attempt: int) -> AttemptRow:
+        """The record of an attempt that is known to stand."""
+        row = self.records.attempt(str(run), attempt)
+        if row is None:
+            raise BadRequest(f"run {run} has no attempt {attempt}")
+        return row
+
+    def submissions(self, execution: UUID) -> list[Submission]:
+        """The runs of an execution, each with the attempt that counts now."""
+        return [Submission(execution, UUID(row.id), row.task, row.node, row.attempt) for row in self.records.runs_of(str(execution))]
+
+    # Dispatch
+
+    def dispatch(self, submission: Submission) -> bool:
+        """Send the order, once: False when it was sent before. The follower's queue stands first, so nothing is missed."""
+        self.listen(submission.execution)
+        row = self.attempt(submission.run, submission.attempt)
+        if row.dispatched is not None or State(row.state).terminal:
+            return False
+        message_id = f"{submission.run}.{submission.attempt}"
+        self.broker.publish(row.order_body, key=command_queue(submission.node), message_id=message_id)
+        self.records.mark_dispatched(str(submission.run), submission.attempt, now())
+        return True
+
+    def listen(self, execution: UUID, follower: str = "wait") -> str:
+        """Have a queue that gets the execution's events; its name."""
+        self.ensure_relay()
+        name = execution_queue(execution, follower)
+        self.broker.declare(Queue(name, expires=FOLLOWER_EXPIRES, replicated=False), Binding(EXECUTIONS, name, str(execution)))
+        return name
+
+    # Control
+
+    def control(self, run: UUID, attempt: int, action: str, why: str = "") -> None:
+        """Ask the node of an attempt to cancel it, or to report its state."""
+        order = self.order(run, attempt)
+        # A tombstone must outlive the order that it waits for.
+        deadline = max(order.deadline, now() + timedelta(hours=1))
+        request = ControlRequest(
+            request=uuid4(), action=action, execution=order.execution, task=order.task, node=order.node, run=run,
+            attempt=attempt, issued=now(), deadline=deadline, why=why,
+        )  # fmt: skip
+        self.broker.publish(pack(request, self.signer), key=control_queue(order.node), message_id=request.message_id)
+
+    def cancel(self, execution: UUID, why: str) -> list[UUID]:
+        """Ask every node of the execution to end what it has; the runs that were asked for. Idempotent."""
+        asked = []
+        for row in self.records.runs_of(str(execution)):
+            if State(row.state).terminal:
+                continue
+            attempt = self.attempt(UUID(row.id), row.attempt)
+            if attempt.dispatched is None:
+                self.records.end_undispatched(row.id, row.attempt, State.CANCELLED)
+            else:
+                self.control(UUID(row.id), row.attempt, "cancel", why)
+            asked.append(UUID(row.id))
+        return asked
+
+    def lose(self, submission: Submission, message: str) -> None:
+        """Nothing more is expected of the attempt; a later word of the node still counts."""
+        reason = Reason(code="lost", fault=Fault.INFRASTRUCTURE, message=message)
+        self.records.mark_lost(str(submission.run), submission.attempt, reason)
+
+
+def _described(task: str, execution: UUID, name: str, path: Path) -> InputFile:
+    try:
+        with path.open("rb") as source:
+            digest = hashlib.file_digest(source, "sha256").hexdigest()
+            size = source.tell()
+        return InputFile(name=name, size=size, sha256=digest, where=input_key(execution, task, name))
+    except OSError as error:
+        raise BadRequest(f"input {path}: {error.strerror}", remedy="mend its path") from error
+    except ValueError as error:
+        raise BadRequest(f"input {name}: {error}") from error

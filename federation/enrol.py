@@ -1,0 +1,51 @@
+"""Enrolling a node: its queues and exchange at the broker, its key in the records; and the queues of the centre."""
+
+from __future__ import annotations
+
+from fdn_worker.brokers import Binding, Broker, Exchange, Queue
+from fdn_worker.protocol.names import (
+    BEAT_KEY,
+    BEATS,
+    DEAD_INBOX,
+    EVENT_KEY,
+    EXECUTIONS,
+    INBOX,
+    command_queue,
+    control_queue,
+    dead_letter_queue,
+    event_exchange,
+)
+from storage.records import Records
+
+#: Heartbeats that wait while no relay is up; the oldest go first.
+MOST_BEATS = 10_000
+
+
+def declare_centre(broker: Broker) -> None:
+    """The inbox, its dead letters, the heartbeats and the exchange of the followers. Idempotent."""
+    broker.declare(
+        Queue(DEAD_INBOX),
+        Queue(INBOX, dead_letter=DEAD_INBOX, single_active=True),
+        Queue(BEATS, max_length=MOST_BEATS, drop_oldest=True, single_active=True, replicated=False),
+        Exchange(EXECUTIONS, "direct"),
+    )
+
+
+def enrol(broker: Broker, records: Records, node: str, *, public_key: str = "", display_name: str = "") -> None:
+    """Make the node's queues and exchange stand, and record it. Idempotent; a new key or display name replaces the old."""
+    declare_centre(broker)
+    broker.declare(
+        Queue(dead_letter_queue(node)),
+        Queue(command_queue(node), dead_letter=dead_letter_queue(node)),
+        Queue(control_queue(node), dead_letter=dead_letter_queue(node)),
+        Exchange(event_exchange(node), "direct"),
+        Binding(event_exchange(node), INBOX, EVENT_KEY),
+        Binding(event_exchange(node), BEATS, BEAT_KEY),
+    )
+    records.enrol_node(node, public_key=public_key, display_name=display_name)
+
+
+def retire(broker: Broker, records: Records, node: str) -> None:
+    """Take the node's queues and exchange away, with the orders that wait there."""
+    records.retire_node(node)
+    broker.delete(Queue(command_queue(node)), Queue(control_queue(node)), Queue(dead_letter_queue(node)), Exchange(event_exchange(node)))

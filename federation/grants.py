@@ -1,0 +1,90 @@
+"""The relay's answers to transfer requests: what a node may put and get, and the URLs for it.
+
+A node may put only below the prefix of its own current attempt, and get only the inputs of that attempt's order.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from fdn_worker.errors import Fault, FdnError, SystemFault
+from fdn_worker.protocol import Abort, Complete, Completed, Grant, Refusal, TaskOrder, TransferRequest, now
+from fdn_worker.protocol.manifest import LOGS, MANIFEST_PATH, OUTPUTS
+from fdn_worker.protocol.upload import GrantedFile, GrantedUrl, TransferFile
+from storage.keys import attempt_key
+from storage.objects import ObjectStore
+
+#: Seconds for which a URL is good: long enough for a part on a slow line, minted anew when it is not.
+URL_SECONDS = 6 * 3600.0
+
+Request = TransferRequest | Complete | Abort
+Answer = Grant | Completed | Refusal
+
+
+class GrantRefused(FdnError):
+    """The node asked for what is not its own."""
+
+    code = "grant-refused"
+    fault = Fault.POLICY
+
+
+def answer(request: Request, order: TaskOrder | None, store: ObjectStore) -> Answer | None:
+    """The answer to `request` by the node of `order`, its current attempt (None: it has none). Abort wants no answer."""
+    try:
+        if order is None or (order.node, order.run, order.attempt) != (request.node, request.run, request.attempt):
+            raise GrantRefused(f"attempt {request.attempt} of run {request.run} is not current at {request.node}", code="fenced")
+        if isinstance(request, Complete):
+            return _complete(request, order, store)
+        if isinstance(request, Abort):
+            for file in request.files:
+                store.abort_upload(_key(order, file.path), file.upload_id)
+            return None
+        return _grant(request, order, store)
+    except FdnError as error:
+        retryable = isinstance(error, SystemFault) and error.retryable
+        return Refusal(
+            request=request.request, node=request.node, run=request.run, attempt=request.attempt,
+            code=error.code, fault=error.fault, message=error.message, retryable=retryable,
+        )  # fmt: skip
+
+
+def _grant(request: TransferRequest, order: TaskOrder, store: ObjectStore) -> Grant:
+    expires = now() + timedelta(seconds=URL_SECONDS)
+    one = _get if request.direction == "get" else _put
+    files = tuple(one(file, order, store) for file in request.files)
+    return Grant(request=request.request, node=order.node, run=order.run, attempt=order.attempt, expires=expires, files=files)
+
+
+def _get(file: TransferFile, order: TaskOrder, store: ObjectStore) -> GrantedFile:
+    if file.path not in {item.where for item in order.inputs}:
+        raise GrantRefused(f"{file.path!r} is no input of the order")
+    return GrantedFile(path=file.path, urls=(GrantedUrl(number=1, url=store.get_url(file.path, URL_SECONDS)),))
+
+
+def _put(file: TransferFile, order: TaskOrder, store: ObjectStore) -> GrantedFile:
+    key = _key(order, file.path)
+    if not file.part_size:
+        return GrantedFile(path=file.path, urls=(GrantedUrl(number=1, url=store.put_url(key, URL_SECONDS)),))
+    upload_id = file.upload_id or store.begin_upload(key)
+    numbers = file.parts or range(1, -(-file.size // file.part_size) + 1)
+    urls = tuple(
+        GrantedUrl(number=number, url=store.part_url(key, upload_id, number, (number - 1) * file.part_size, URL_SECONDS))
+        for number in numbers
+    )
+    return GrantedFile(path=file.path, upload_id=upload_id, urls=urls)
+
+
+def _complete(request: Complete, order: TaskOrder, store: ObjectStore) -> Completed:
+    for file in request.files:
+        store.complete_upload(_key(order, file.path), file.upload_id, file.size, file.parts)
+    paths = tuple(file.path for file in request.files)
+    return Completed(request=request.request, node=order.node, run=order.run, attempt=order.attempt, paths=paths)
+
+
+def _key(order: TaskOrder, path: str) -> str:
+    if path != MANIFEST_PATH and not path.startswith((OUTPUTS, LOGS)):
+        raise GrantRefused(f"{path!r} is neither an output, a log nor the manifest")
+    try:
+        return attempt_key(order.execution, order.task, order.node, order.attempt, path)
+    except ValueError as error:
+        raise GrantRefused(str(error)) from error

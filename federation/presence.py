@@ -1,0 +1,58 @@
+"""Presence: what the heartbeats say of the nodes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fdn_worker.protocol import Heartbeat, now
+from storage.records import Records
+
+#: Missed heartbeats after which a node is suspect, and after which it is gone.
+SUSPECT, GONE = 3, 30
+
+
+class NodePresence(BaseModel):
+    """A node as it was last heard."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    display_name: str = ""
+    presence: Literal["connected", "suspect", "gone"] = "gone"
+    last_seen: datetime | None = None
+    version: str = ""
+    slots: int = 0
+    slots_free: int = 0
+    launchers: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    accepting: bool = False
+    problems: tuple[str, ...] = ()
+
+
+def presence(records: Records) -> list[NodePresence]:
+    """Every node that is enrolled, by name."""
+    found = []
+    for row in sorted(records.nodes(), key=lambda row: row.name):
+        if row.retired is not None:
+            continue
+        if row.heartbeat is None or row.last_seen is None:
+            found.append(NodePresence(name=row.name, display_name=row.display_name))
+            continue
+        beat = Heartbeat.model_validate_json(row.heartbeat)
+        found.append(
+            NodePresence(
+                name=row.name, display_name=row.display_name, presence=judged(row.last_seen, beat.interval, now()), last_seen=row.last_seen,
+                version=beat.worker_version, slots=beat.slots, slots_free=beat.slots_free, launchers=beat.launchers, datasets=beat.datasets,
+                accepting=beat.accepting, problems=beat.problems,
+            )
+        )  # fmt: skip
+    return found
+
+
+def judged(last_seen: datetime, interval: float, moment: datetime) -> Literal["connected", "suspect", "gone"]:
+    """By how many heartbeats are missing."""
+    missed = (moment - last_seen).total_seconds() / interval
+    return "connected" if missed <= SUSPECT else "suspect" if missed <= GONE else "gone"

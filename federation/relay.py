@@ -1,0 +1,161 @@
+"""The relay: the one reader of the inbox. It records what nodes say, passes it on to followers, and answers their requests.
+
+Inside a flow's process for an ad-hoc run, or a service (`fem relay`); a second one stands by, since the inbox has a
+single active consumer. A delivery is acknowledged once it is recorded and passed on, so another relay goes on where
+one was killed; what it then does twice, the records and the followers drop by event number.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+
+from fdn_worker.brokers import Broker, Delivery, Subscription
+from fdn_worker.errors import FdnError, MessageError, SystemFault
+from fdn_worker.protocol import (
+    Abort,
+    Complete,
+    Heartbeat,
+    Keyring,
+    Message,
+    Signer,
+    TaskEvent,
+    TaskOrder,
+    TransferRequest,
+    decode,
+    now,
+    pack,
+)
+from fdn_worker.protocol.envelope import payload_of
+from fdn_worker.protocol.names import BEATS, EXECUTIONS, INBOX, control_queue, node_of_exchange
+from federation.enrol import declare_centre
+from federation.grants import Request, answer
+from storage.objects import ObjectStore
+from storage.records import Records
+
+log = logging.getLogger(__name__)
+
+#: Deliveries that are handled in one transaction at most; also what the broker hands over ahead.
+BATCH = 200
+#: Seconds between tries while records or broker are away, and between looks at the nodes' keys.
+PAUSE, KEYS_SECONDS = 2.0, 30.0
+
+
+class Relay:
+    """`start` returns at once; `stop` waits for the batch in hand."""
+
+    def __init__(self, broker: Broker, records: Records, store: ObjectStore, signer: Signer, *, unsigned_ok: bool) -> None:
+        self._broker, self._records, self._store, self._signer, self._unsigned_ok = broker, records, store, signer, unsigned_ok
+        self._deliveries: queue.Queue[Delivery | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+        self._subscriptions: list[Subscription] = []
+        self._stop = threading.Event()
+        self._keys: Mapping[str, str] = {}
+        self._keys_read = 0.0
+
+    def start(self) -> None:
+        """Declare what it needs, and consume."""
+        declare_centre(self._broker)
+        self._thread.start()
+        for name in (INBOX, BEATS):
+            self._subscriptions.append(self._broker.consume(name, self._deliveries.put, prefetch=BATCH))
+
+    def stop(self) -> None:
+        """Stop consuming; what was not handled goes back to the inbox."""
+        for subscription in self._subscriptions:
+            subscription.cancel()
+        self._stop.set()
+        self._deliveries.put(None)
+        self._thread.join(10.0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            batch, again = self._next_batch(), False
+            while batch and not self._stop.is_set():
+                try:
+                    self._handle(batch, again)
+                    break
+                except SystemFault as error:
+                    again = True
+                    log.warning("%d messages wait: %s", len(batch), error, extra={"action": "relay-waits"})
+                    self._stop.wait(PAUSE)
+
+    def _next_batch(self) -> list[Delivery]:
+        """What has come, at least one; fewer than BATCH unless more is there already."""
+        batch = [self._deliveries.get()]
+        while len(batch) < BATCH:
+            try:
+                batch.append(self._deliveries.get_nowait())
+            except queue.Empty:
+                break
+        return [delivery for delivery in batch if delivery is not None]
+
+    def _handle(self, batch: list[Delivery], again: bool) -> None:
+        opened: list[tuple[Delivery, Message, bytes]] = []
+        for delivery in list(batch):
+            try:
+                opened.append((delivery, *self._open(delivery)))
+            except FdnError as error:
+                if isinstance(error, SystemFault):
+                    raise
+                log.error("message %s dropped: %s", delivery.message_id, error, extra={"action": "dead-letter"})
+                delivery.reject()
+                batch.remove(delivery)
+        beats = [message for _, message, _ in opened if isinstance(message, Heartbeat)]
+        if beats:
+            self._records.heard(beats, now())
+        events = [message for _, message, _ in opened if isinstance(message, TaskEvent)]
+        if events:
+            new, unknown = self._records.record_events(events)
+            for event in unknown:
+                log.warning("event %s is of no attempt known here", event.message_id, extra={"action": "event-unknown"})
+            fresh = {event.message_id for event in new}
+            for delivery, message, payload in opened:
+                # What was recorded by a try that then failed, here or in a relay that died, may not have been passed on.
+                if isinstance(message, TaskEvent) and (message.message_id in fresh or again or delivery.redelivered):
+                    self._pass_on(message, payload)
+        for _, message, _ in opened:
+            if isinstance(message, TransferRequest | Complete | Abort):
+                self._answer(message)
+        for delivery in batch:
+            delivery.ack()
+
+    def _open(self, delivery: Delivery) -> tuple[Message, bytes]:
+        """The message and its payload, if its sender is who it says."""
+        node = node_of_exchange(delivery.exchange)
+        self._read_keys(node)
+        opened = Keyring(self._keys, unsigned_ok=self._unsigned_ok).open(delivery.body)
+        message = decode(opened.payload)
+        said = getattr(message, "node", None)
+        if said != node or opened.key_id not in ("", node):
+            raise MessageError(f"a {message.kind} of {said!r}, signed by {opened.key_id!r}, came from {node}", code="forged")
+        return message, opened.payload
+
+    def _read_keys(self, node: str) -> None:
+        moment = now().timestamp()
+        age = moment - self._keys_read
+        if age > KEYS_SECONDS or (node not in self._keys and age > 1.0):
+            self._keys = {row.name: row.public_key for row in self._records.nodes() if row.retired is None and row.public_key}
+            self._keys_read = moment
+
+    def _pass_on(self, event: TaskEvent, payload: bytes) -> None:
+        # Nobody may be following: the records have it then.
+        self._broker.publish(
+            payload, exchange=EXECUTIONS, key=str(event.execution), message_id=event.message_id, mandatory=False, durable=False
+        )
+
+    def _answer(self, request: Request) -> None:
+        reply = answer(request, self._order(request), self._store)
+        if reply is not None:
+            self._broker.publish(pack(reply, self._signer), key=control_queue(request.node), message_id=reply.message_id)
+
+    def _order(self, request: Request) -> TaskOrder | None:
+        """The order of the request's attempt, if that is the current one of its run."""
+        attempt = self._records.attempt(str(request.run), request.attempt)
+        if attempt is None or not self._records.is_current(str(request.run), request.attempt):
+            return None
+        order = decode(payload_of(attempt.order_body))
+        assert isinstance(order, TaskOrder)
+        return order

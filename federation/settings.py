@@ -1,0 +1,91 @@
+"""The centre's settings: `fem.toml`, overridden by FEM_* variables. Without either it is an embedded federation in ~/.fem."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from fdn_worker.errors import SettingsError
+
+
+def default_home() -> Path:
+    """FEM_HOME, or ~/.fem."""
+    return Path(os.environ.get("FEM_HOME") or Path.home() / ".fem").absolute()
+
+
+class CentreSettings(BaseSettings):
+    """Where broker, store and records are, and how the centre signs. An address left out is the embedded one in `home`."""
+
+    model_config = SettingsConfigDict(env_prefix="FEM_", extra="forbid", frozen=True)
+
+    #: Folder of the embedded federation, of keys and of bundles.
+    home: Path = Field(default_factory=default_home)
+    #: amqps://USER:PASSWORD@HOST, or sqlite:///PATH.
+    broker_url: SecretStr = SecretStr("")
+    #: s3://KEY:SECRET@HOST/BUCKET, s3+http://..., or file:///PATH.
+    store_url: SecretStr = SecretStr("")
+    #: The store's address as the sites see it, where it differs: it is part of what is signed.
+    store_site_url: str = ""
+    #: An SQLAlchemy address: postgresql+psycopg://..., or sqlite:///PATH.
+    records_url: SecretStr = SecretStr("")
+    #: The centre's private key; None leaves orders unsigned, which only an embedded federation takes.
+    key: Path | None = None
+    key_id: str = "centre"
+    #: `process`: each flow process carries a relay (one at a time is active); `service`: `fem relay` alone.
+    relay: Literal["process", "service"] = "process"
+    #: Seconds that a cancel may take before a run that is past its deadline counts as lost.
+    patience: float = 30.0
+    #: Seconds after the execution's deadline by which outputs must have left their site.
+    release: float = 7 * 24 * 3600.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    def model_post_init(self, _: Any) -> None:
+        embedded = {"broker_url": "sqlite:///{}/broker.db", "store_url": "file://{}/store", "records_url": "sqlite:///{}/records.db"}
+        for name, address in embedded.items():
+            if not getattr(self, name).get_secret_value():
+                object.__setattr__(self, name, SecretStr(address.format(self.home)))
+        if self.key is None and not self.embedded:
+            raise SettingsError(
+                "the centre has no signing key, and this broker is not an embedded one",
+                remedy="make one with `fem keys` and set key (FEM_KEY)",
+            )
+
+    @property
+    def embedded(self) -> bool:
+        """Everything on one machine, unsigned messages taken."""
+        return self.broker_url.get_secret_value().startswith("sqlite:")
+
+
+def load() -> CentreSettings:
+    """Read FEM_SETTINGS, or `fem.toml` in the home folder if it is there, and the environment."""
+    named = os.environ.get("FEM_SETTINGS")
+    path = Path(named) if named else default_home() / "fem.toml"
+    data: dict[str, Any] = {}
+    if named or path.exists():
+        try:
+            data = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise SettingsError(f"settings file {path}: {error.strerror}", remedy="mend FEM_SETTINGS") from error
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"settings file {path}: {error}", remedy="mend the TOML there") from error
+    try:
+        return CentreSettings(**data)
+    except ValidationError as error:
+        known = ", ".join(CentreSettings.model_fields)
+        problems = "; ".join(f"{path}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise SettingsError(problems, remedy=f"known keys: {known}") from error

@@ -1,0 +1,113 @@
+"""`fem nodes`, `keys`, `relay`, `blocks`: the operator's commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+nodes = typer.Typer(help="Nodes of the federation.", add_completion=False)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(nodes, name="nodes")
+    for command in (keys, relay, blocks):
+        app.command()(command)
+
+
+@nodes.callback(invoke_without_command=True)
+def list_nodes(context: typer.Context, json: Json = False) -> None:
+    """The nodes, and when each was last heard: connected, suspect (three heartbeats missed) or gone."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from federation.presence import presence
+    from flows import connection
+
+    found = presence(connection.centre().records)
+    if json:
+        typer.echo("[" + ",\n ".join(node.model_dump_json() for node in found) + "]")
+        return
+    table = Table("node", "presence", "last heard", "version", "slots free", "launchers", "datasets", "problems", box=None, pad_edge=False)
+    colours = {"connected": "green", "suspect": "yellow", "gone": "red"}
+    for node in found:
+        table.add_row(
+            node.name, f"[{colours[node.presence]}]{node.presence}[/]", f"{node.last_seen:%Y-%m-%d %H:%M:%S}" if node.last_seen else "never", node.version,
+            f"{node.slots_free}/{node.slots}", ", ".join(node.launchers), ", ".join(node.datasets), "; ".join(node.problems),
+        )  # fmt: skip
+    Console().print(table if found else "no nodes yet: `fem nodes enrol NAME`")
+
+
+@nodes.command()
+def enrol(
+    name: Annotated[str, typer.Argument(help="Its id: a-z, 0-9 and -.")],
+    public_key: Annotated[str, typer.Option("--key", help="Its public key, as `fdn-worker init` printed it.")] = "",
+    display_name: Annotated[str, typer.Option(help="A name for people.")] = "",
+) -> None:
+    """Make a node's queues stand and take its word from now on. Doing it again mends or changes it."""
+    from fdn_worker.errors import SettingsError
+    from federation import enrol as enrolment
+    from flows import connection
+
+    centre = connection.centre()
+    if not public_key and not centre.settings.embedded:
+        raise SettingsError(f"node {name} needs its public key here", remedy="--key: `fdn-worker init` printed it at the site")
+    enrolment.enrol(centre.broker, centre.records, name, public_key=public_key, display_name=display_name)
+    typer.echo(f"enrolled {name}")
+
+
+@nodes.command()
+def retire(name: Annotated[str, typer.Argument(help="Its id.")]) -> None:
+    """Take a node out of the federation, with the orders that wait for it."""
+    from federation import enrol as enrolment
+    from flows import connection
+
+    centre = connection.centre()
+    enrolment.retire(centre.broker, centre.records, name)
+    typer.echo(f"retired {name}")
+
+
+def keys(path: Annotated[Path | None, typer.Argument(help="The private key's file; without it, in the home folder.")] = None) -> None:
+    """Make the centre's signing key, and print the public one for the nodes' settings. Replaces none."""
+    from fdn_worker.protocol import Signer
+    from fdn_worker.protocol.envelope import make_key
+    from federation.settings import default_home
+
+    private = path or default_home() / "centre.key"
+    make_key(private)
+    typer.echo(f"wrote {private}; set key = {str(private)!r} in fem.toml (FEM_KEY)\nfor each node's [keys.trusted]:\n"
+               f'centre = "{Signer.load("centre", private).public_key()}"')  # fmt: skip
+
+
+def relay() -> None:
+    """Serve as the federation's relay until SIGTERM or SIGINT; a second one stands by."""
+    import logging
+    import signal
+    import threading
+
+    from flows import connection
+
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger("pika").setLevel(logging.ERROR)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    serving = connection.centre().relay()
+    serving.start()
+    typer.echo("relay is up")
+    stop.wait()
+    serving.stop()
+
+
+def blocks(name: Annotated[str, typer.Argument(help="Under which name.")] = "default") -> None:
+    """Register the block types with Prefect, and save this federation's addresses as blocks of that name."""
+    from flows.cli_blocks import save
+
+    for saved in save(name):
+        typer.echo(f"saved {saved}")
+    typer.echo(f"flows take them with FEM_BLOCKS={name}")

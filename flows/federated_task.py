@@ -1,0 +1,183 @@
+"""One federated task at one node, as a Prefect flow of four tasks: stage_in, dispatch, wait, stage_out.
+
+Prefect is the view: broker, journal, store and records hold the truth, so the flow may die at any moment and be run
+again. A retry by a person gives a run that ended badly a new attempt; an automatic one only attaches again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import State as PrefectState
+from prefect.runtime import flow_run as current
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import Field
+
+from fdn_worker.errors import Fault, SystemFault
+from fdn_worker.protocol import State
+from fdn_worker.protocol.names import execution_id
+from federation import waiting
+from federation.centre import Centre, Submission
+from federation.request import TaskRequest, build
+from federation.results import TaskResult, links
+from federation.results import stage_out as check_and_close
+from flows import connection
+from flows.report import markdown
+
+#: Seconds that a cancelled flow waits for the node's confirmation.
+CONFIRM_SECONDS = 15.0
+#: Tries of a step that may be taken again, and the mean pause between them, in seconds.
+TRIES, PAUSE = 3, 2.0
+
+#: Flow runs that began in this process: what comes again here is an automatic retry.
+_begun: set[str] = set()
+
+
+def _may_pass(_task: Any, _run: Any, state: PrefectState[Any]) -> bool:
+    """Only a fault of the infrastructure that may pass is worth another try."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, SystemFault) and error.retryable
+
+
+_step: dict[str, Any] = {
+    "cache_policy": NO_CACHE, "persist_result": False, "retries": TRIES, "retry_delay_seconds": PAUSE, "retry_jitter_factor": 1.0,
+    "retry_condition_fn": _may_pass,
+}  # fmt: skip
+
+
+@task(name="stage-in", **_step)
+async def stage_in(request: TaskRequest, key: str, new_attempt: bool) -> Submission:
+    """Inputs into the store, execution and order into the records. Nothing is sent."""
+    return await asyncio.to_thread(connection.centre().stage_in, request, key, new_attempt=new_attempt)
+
+
+@task(name="dispatch", **_step)
+async def dispatch(submission: Submission) -> Submission:
+    """The order to the node, once."""
+    sent = await asyncio.to_thread(connection.centre().dispatch, submission)
+    logger = get_run_logger()
+    logger.info(
+        "attempt %d of run %s %s", submission.attempt, submission.run,
+        f"was sent to {submission.node}" if sent else "had been sent before; taking up its wait",
+    )  # fmt: skip
+    return submission
+
+
+@task(name="wait", **_step)
+async def wait(submission: Submission) -> State:
+    """The node's events until the last one; the task's log lines go into this run's log."""
+    logger, state = get_run_logger(), State.QUEUED
+    async for event in waiting.events(connection.centre(), submission):
+        if connection.watcher is not None:
+            connection.watcher(event)
+        if event.lines:
+            logger.info("\n".join(event.lines))
+        if event.state is not None:
+            state = event.state
+            logger.info("%s: %s%s", event.node, event.state, f" ({event.reason.message})" if event.reason else "")
+    return state
+
+
+@task(name="stage-out", **_step)
+async def stage_out(submission: Submission) -> TaskResult:
+    """The manifest checked against the store, the record closed, the account left as an artifact."""
+    centre = connection.centre()
+    result = await asyncio.to_thread(check_and_close, centre, submission)
+    await acreate_markdown_artifact(markdown(result, links(centre, result)), key=f"task-{submission.run}", description=result.explain())
+    return result
+
+
+def _run_name() -> str:
+    parameters = current.parameters
+    what = parameters.get("tool") or (parameters.get("argv") or ["task"])[0].rpartition("/")[2]
+    return f"{what} at {parameters.get('node')}"
+
+
+def cancel_at_node(flow: Any, flow_run: FlowRun, state: PrefectState[Any]) -> None:  # noqa: ARG001 (Prefect names them)
+    """The hook: whatever process of Prefect's notices a cancelled or crashed run, the node is told."""
+    key = flow_run.parameters.get("idempotency_key") or str(flow_run.id)
+    connection.centre().cancel(execution_id(flow_run.parameters.get("user") or "", key), "the flow run was cancelled")
+
+
+@flow(
+    name="federated-task", flow_run_name=_run_name, on_cancellation=[cancel_at_node], persist_result=False, validate_parameters=True,
+    description="Run one container at one federated data node, on data that stays there.",
+)  # fmt: skip
+async def federated_task(
+    node: Annotated[str, Field(description="Id of the node.")],
+    argv: Annotated[list[str], Field(min_length=1, description="The command, an entry a word; no shell is involved.")],
+    image: Annotated[str | None, Field(description="Container image: name:tag.")] = None,
+    image_digest: Annotated[str | None, Field(description="sha256:..., to insist on these bytes.")] = None,
+    launcher: Annotated[str | None, Field(description="docker or process; empty leaves it to the node.")] = None,
+    environment: Annotated[dict[str, str] | None, Field(description="Environment variables.")] = None,
+    datasets: Annotated[list[str] | None, Field(description="Datasets of the node, read-only at $DATA_PATH/NAME.")] = None,
+    inputs: Annotated[list[str] | None, Field(description="Files where the flow runs: PATH, or NAME=PATH; at $INPUT_PATH.")] = None,
+    outputs: Annotated[list[str] | None, Field(description="Patterns of files below $SANDBOX_PATH.")] = None,
+    cpus: Annotated[float, Field(gt=0, description="Processors.")] = 1.0,
+    memory: Annotated[str, Field(description="Such as 512MiB or 2GB.")] = "1GiB",
+    gpus: Annotated[int, Field(ge=0)] = 0,
+    disk: Annotated[str, Field(description="Size of the sandbox.")] = "1GiB",
+    network: Annotated[bool, Field(description="Ask for the network; the node decides.")] = False,
+    timeout: Annotated[float, Field(gt=0, description="Seconds from start to end by force.")] = 3600.0,
+    deadline: Annotated[datetime | None, Field(description="Compute ends by this moment.")] = None,
+    repository: Annotated[str | None, Field(description="https:// address of a Git repository, at $SOURCE_PATH.")] = None,
+    commit: Annotated[str | None, Field(description="Its commit: 40 hexadecimal digits.")] = None,
+    retries: Annotated[int, Field(ge=0, le=100, description="New attempts after faults of the infrastructure.")] = 0,
+    task: Annotated[str, Field(description="Id of the task within its execution.")] = "main",
+    user: Annotated[str, Field(description="For whom.")] = "",
+    project: Annotated[str, Field(description="For what.")] = "",
+    tool: Annotated[str, Field(description="Name of the tool.")] = "",
+    idempotency_key: Annotated[str | None, Field(description="A second submission with it is the first one; empty: this flow run.")] = None,
+) -> TaskResult | PrefectState[Any]:
+    """Returns the TaskResult of a run that SUCCEEDED, else a state of Prefect's that is named after the run's own."""
+    fields = locals().copy()
+    key = fields.pop("idempotency_key", None) or current.id
+    request = build(TaskRequest, **{name: value for name, value in fields.items() if value is not None})
+    again = current.run_count > 1 and current.id not in _begun
+    _begun.add(current.id)
+    submission = await stage_in(request, key, again)
+    try:
+        while True:
+            await dispatch(submission)
+            await wait(submission)
+            if not await asyncio.to_thread(_another_attempt, connection.centre(), submission):
+                break
+            submission = replace(submission, attempt=submission.attempt + 1, retries=submission.retries - 1)
+            await asyncio.sleep(random.uniform(0, PAUSE))
+    except asyncio.CancelledError:
+        await asyncio.shield(_cancelled(connection.centre(), submission))
+        raise
+    result = await stage_out(submission)
+    if result.state is State.SUCCEEDED:
+        return Completed(name="Succeeded", message=result.explain(), data=result)
+    if result.state is State.CANCELLED:
+        return Cancelled(message=result.explain())
+    return Failed(name=result.state.title(), message=result.explain(), data=result)
+
+
+def _another_attempt(centre: Centre, submission: Submission) -> bool:
+    """After a fault of the infrastructure, while attempts are left: write the next order."""
+    row = centre.attempt(submission.run, submission.attempt)
+    if submission.retries <= 0 or row.reason_fault != Fault.INFRASTRUCTURE or State(row.state) not in (State.FAILED, State.LOST):
+        return False
+    centre.order_again(submission.run, submission.attempt + 1)
+    return True
+
+
+async def _cancelled(centre: Centre, submission: Submission) -> None:
+    """Tell the node, and wait a while for its word."""
+    await asyncio.to_thread(centre.cancel, submission.execution, "the flow was cancelled")
+    try:
+        async with asyncio.timeout(CONFIRM_SECONDS):
+            async for _ in waiting.events(centre, submission, follower="cancel"):
+                pass
+    except TimeoutError:
+        get_run_logger().warning("node %s has not confirmed the cancel yet; it will be told until it does", submission.node)

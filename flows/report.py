@@ -1,0 +1,49 @@
+"""The Markdown artifact of a federated task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from federation.results import TaskResult
+
+
+def human(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"
+
+
+def markdown(result: TaskResult, links: Mapping[str, str]) -> str:
+    """State, times of each stage, resources, outputs with their places, and the tail of the log."""
+    report, usage = result.report, result.report.usage
+    lines = [
+        f"# {result.state} at {result.node}",
+        "",
+        f"Execution `{result.execution}`, run `{result.run}`, attempt {result.attempt}.",
+        "",
+    ]
+    if result.reason:
+        lines += [f"**{result.reason.code}** ({result.reason.fault}): {result.reason.message}", ""]
+    lines += ["| stage | since (UTC) | seconds |", "|---|---|---:|"]
+    lines += [f"| {stage.state} | {stage.since:%Y-%m-%d %H:%M:%S} | {stage.seconds:.2f} |" for stage in result.stages]
+    mark = " (estimated)" if usage.estimated else ""
+    lines += [
+        "",
+        "| exit code | CPU seconds | peak memory | in | out | launcher | image |",
+        "|---:|---:|---:|---:|---:|---|---|",
+        f"| {'' if report.exit_code is None else report.exit_code} | {usage.cpu_seconds:.2f}{mark} | {human(usage.peak_memory)}{mark} "
+        f"| {human(report.bytes_in)} | {human(report.bytes_out)} | {report.launcher or ''} | `{report.image_digest or ''}` |",
+        "",
+    ]
+    if result.files:
+        lines += ["| output | size | SHA-256 | object |", "|---|---:|---|---|"]
+        lines += [
+            f"| [{file.path}]({links[file.path]}) | {human(file.size)} | `{file.sha256[:16]}…` | `{file.key}` |" for file in result.files
+        ]
+        lines += ["", f"The links are good for a day; after that: `fem download {result.execution}`.", ""]
+    if result.tail:
+        lines += ["The log's last lines:", "", "```", *(line.replace("```", "'''") for line in result.tail), "```", ""]
+    return "\n".join(lines)

@@ -1,0 +1,323 @@
+"""Records: the centre's truth about executions, runs, attempts, events and nodes. Every write may be repeated.
+
+An execution has runs, a run has numbered attempts, an attempt has numbered events. Only the current attempt speaks for
+its run: a newer one fences the older off, whose later events are kept but change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import groupby
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, bindparam, or_, select, true, update
+
+from fdn_worker.errors import Fault, FdnError
+from fdn_worker.protocol import Heartbeat, Reason, State, TaskEvent, now
+from storage.database import Database
+from storage.folding import fold, is_of, set_state, standing
+from storage.rows import OPEN, AttemptRow, ExecutionRow, LogLine, NodeRow, RunRow
+from storage.schema import LARGEST_NUMBER, attempts, events, executions, nodes
+from storage.schema import runs as run_table
+
+__all__ = ["OPEN", "AttemptRow", "ExecutionRow", "LogLine", "NodeRow", "Records", "RecordsRefused", "RunRow"]
+
+_R = TypeVar("_R", ExecutionRow, RunRow, AttemptRow, NodeRow)
+#: Events that are read at a time.
+PAGE = 500
+#: Executions that an ambiguous prefix is told to fit.
+CANDIDATES = 5
+
+
+class RecordsRefused(FdnError):
+    """What was asked of the records does not fit what stands in them; `code` says how."""
+
+    code = "records"
+    fault = Fault.USER
+
+
+class Records:
+    """Safe from several threads, and beside other processes on the same database. Ids are UUIDs as strings."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    @classmethod
+    def open(cls, url: str) -> Records:
+        """The records at `sqlite:////PATH` or `postgresql+psycopg://...`; the schema is made if it is missing."""
+        return cls(Database.open(url))
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._db.close()
+
+    # Executions
+
+    def create_execution(
+        self, execution: str, *, user: str, project: str, tool: str, key: str, request_json: str, runs: Sequence[tuple[str, str, str]]
+    ) -> tuple[ExecutionRow, bool]:
+        """Write an execution with its runs (id, task, node), or find it: then the second value is False.
+
+        Another request under the same id is refused (`idempotency-conflict`).
+        """
+        values = {"user": user, "project": project, "tool": tool, "key": key, "request": request_json, "created": now(), "state": OPEN}
+        with self._db.write() as db:
+            insert = self._db.insert(executions).values(id=execution, **values).on_conflict_do_nothing()
+            # not its row count, which is not told of an INSERT by every driver
+            created = db.execute(insert.returning(executions.c.id)).first() is not None
+            if created and runs:
+                db.execute(
+                    run_table.insert(),
+                    [
+                        {"id": run, "execution": execution, "task": task, "node": node, "attempt": 0, "state": State.QUEUED}
+                        for run, task, node in runs
+                    ],
+                )
+            row = _as(ExecutionRow, db.execute(select(executions).where(executions.c.id == execution)).one())
+        if json.loads(row.request) != json.loads(request_json):
+            raise RecordsRefused(
+                f"key {key!r} of user {user!r} was used before, for another request (execution {execution})",
+                code="idempotency-conflict",
+                remedy="use another key, or the same request",
+            )
+        return row, created
+
+    def close_execution(self, execution: str, state: str) -> None:
+        """It ended so. A newer attempt of a run opens it again."""
+        with self._db.write() as db:
+            db.execute(
+                update(executions)
+                .where(executions.c.id == execution, or_(executions.c.closed.is_(None), executions.c.state != state))
+                .values(closed=now(), state=state)
+            )
+
+    def execution(self, execution: str) -> ExecutionRow | None:
+        """The execution, or None."""
+        return next(iter(self._executions(executions.c.id == execution, 1)), None)
+
+    def executions(self, limit: int = 50, *, user: str | None = None, state: str | None = None) -> list[ExecutionRow]:
+        """The newest executions first."""
+        wanted: ColumnElement[bool] = true()
+        for column, value in ((executions.c.user, user), (executions.c.state, state)):
+            wanted = wanted & (column == value) if value is not None else wanted
+        return self._executions(wanted, limit)
+
+    def find_execution(self, prefix: str) -> ExecutionRow:
+        """The one execution whose id begins so."""
+        digits = prefix.strip().lower().replace("-", "")
+        if not 0 < len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+            raise RecordsRefused(f"{prefix!r} is no execution's id or the beginning of one", code="unknown-execution")
+        low, high = str(UUID(digits.ljust(32, "0"))), str(UUID(digits.ljust(32, "f")))
+        found = self._executions(executions.c.id.between(low, high), CANDIDATES + 1)
+        if not found:
+            raise RecordsRefused(f"no execution's id begins with {prefix!r}", code="unknown-execution", remedy="see `fem status`")
+        if len(found) > 1:
+            some = ", ".join(row.id for row in found[:CANDIDATES]) + ", ..." * (len(found) > CANDIDATES)
+            raise RecordsRefused(f"{prefix!r} begins the ids of {some}", code="ambiguous-execution", remedy="give more of it")
+        return found[0]
+
+    # Runs and attempts
+
+    def run(self, run: str) -> RunRow | None:
+        """The run, or None."""
+        return next(iter(self._runs(run_table.c.id == run)), None)
+
+    def runs_of(self, execution: str) -> list[RunRow]:
+        """The runs of an execution, by task and node."""
+        return self._runs(run_table.c.execution == execution)
+
+    def is_current(self, run: str, attempt: int) -> bool:
+        """Whether this is the run's newest attempt."""
+        found = self.run(run)
+        return found is not None and found.attempt == attempt
+
+    def add_attempt(self, run: str, attempt: int, *, order_body: bytes, issued: datetime, deadline: datetime) -> AttemptRow:
+        """Write an attempt, which then is the current one of its run; or find it as it was written first.
+
+        One that is older than the current and was never written is refused (`stale-attempt`).
+        """
+        with self._db.write() as db:
+            found = db.execute(select(run_table).where(run_table.c.id == run).with_for_update()).first()
+            if found is None:
+                raise RecordsRefused(f"there is no run {run}", code="unknown-run")
+            if attempt > found.attempt:
+                db.execute(
+                    attempts.insert().values(
+                        run=run, attempt=attempt, order_body=order_body, issued=issued, deadline=deadline,
+                        state=State.QUEUED, state_at=issued, last_number=0,
+                    )
+                )  # fmt: skip
+                db.execute(update(run_table).where(run_table.c.id == run).values(attempt=attempt, state=State.QUEUED))
+                db.execute(update(executions).where(executions.c.id == found.execution).values(closed=None, state=OPEN))
+            row = db.execute(_attempt(run, attempt)).first()
+        if row is None:
+            raise RecordsRefused(f"run {run} is at attempt {found.attempt}, too late for {attempt}", code="stale-attempt")
+        return _as(AttemptRow, row)
+
+    def attempt(self, run: str, attempt: int) -> AttemptRow | None:
+        """The attempt, or None."""
+        if not 0 < attempt <= LARGEST_NUMBER:
+            return None
+        with self._db.read() as db:
+            row = db.execute(_attempt(run, attempt)).first()
+        return _as(AttemptRow, row) if row else None
+
+    def attempts_of(self, run: str) -> list[AttemptRow]:
+        """The attempts of a run, the first one first."""
+        with self._db.read() as db:
+            return [_as(AttemptRow, row) for row in db.execute(select(attempts).where(attempts.c.run == run).order_by(attempts.c.attempt))]
+
+    def mark_dispatched(self, run: str, attempt: int, at: datetime) -> None:
+        """The broker confirmed the order; the first such moment stands."""
+        self._mark(run, attempt, attempts.c.dispatched, at)
+
+    def mark_cancel_requested(self, run: str, attempt: int, at: datetime) -> None:
+        """The node was, or is to be, asked to end it; the first such moment stands."""
+        self._mark(run, attempt, attempts.c.cancel_requested, at)
+
+    def mark_lost(self, run: str, attempt: int, reason: Reason) -> AttemptRow:
+        """Nothing more is expected of it; an attempt that has ended stays as it is. The attempt as it then stands."""
+        return self._end(run, attempt, State.LOST, reason, sent=True)
+
+    def end_undispatched(self, run: str, attempt: int, state: State, reason: Reason | None = None) -> AttemptRow:
+        """End an attempt whose order was never sent; one that was is left alone. The attempt as it then stands."""
+        return self._end(run, attempt, state, reason, sent=False)
+
+    # Events
+
+    def record_events(self, said: Sequence[TaskEvent]) -> tuple[list[TaskEvent], list[TaskEvent]]:
+        """Store events in one transaction and fold them into the states of their attempts and runs.
+
+        Returns those that are new, each once, in the order given, and those of no run or attempt that stands here.
+        """
+        firsts: dict[tuple[str, int, int], TaskEvent] = {}
+        unknown, received = [], now()
+        with self._db.write() as db:
+            known = standing(db, {str(event.run) for event in said})
+            for event in said:
+                if is_of(known.get((str(event.run), event.attempt)), event):
+                    firsts.setdefault(_place(event), event)
+                else:
+                    unknown.append(event)
+            stored = self._insert(db, firsts, received)
+            new = [event for place, event in firsts.items() if place in stored]
+            for place, group in groupby(sorted(new, key=_place), lambda event: _place(event)[:2]):
+                fold(db, known[place], list(group))
+        return new, unknown
+
+    def events_of(self, run: str, attempt: int, *, after: int = 0) -> list[TaskEvent]:
+        """The events of an attempt with a number above `after`, in order."""
+        return [event for page in self._pages(run, attempt, after) for event in page]
+
+    def log_lines(self, execution: str, *, node: str | None = None, after: int = 0) -> Iterator[LogLine]:
+        """The log lines of the runs' current attempts, run by run; of each only events with a number above `after`."""
+        for run in self.runs_of(execution):
+            if node in (None, run.node):
+                for page in self._pages(run.id, run.attempt, after):
+                    for event in page:
+                        yield from (LogLine(run.node, event.number, event.at, line) for line in event.lines)
+
+    # Nodes
+
+    def enrol_node(self, name: str, *, public_key: str, display_name: str = "") -> NodeRow:
+        """Write a node; what is given replaces what stood there, and a retired one is taken back."""
+        given = {"public_key": public_key, "display_name": display_name or name, "retired": None}
+        with self._db.write() as db:
+            insert = self._db.insert(nodes).values(name=name, enrolled=now(), **given)
+            db.execute(insert.on_conflict_do_update(index_elements=[nodes.c.name], set_=given))
+            return _as(NodeRow, db.execute(select(nodes).where(nodes.c.name == name)).one())
+
+    def retire_node(self, name: str) -> None:
+        """It gets no more orders. One that is unknown is refused (`unknown-node`)."""
+        with self._db.write() as db:
+            if db.execute(update(nodes).where(nodes.c.name == name, nodes.c.retired.is_(None)).values(retired=now())).rowcount:
+                return
+            if db.execute(select(nodes.c.name).where(nodes.c.name == name)).first() is None:
+                raise RecordsRefused(f"node {name!r} is not enrolled", code="unknown-node", remedy="see `fem nodes`")
+
+    def node(self, name: str) -> NodeRow | None:
+        """The node, or None."""
+        with self._db.read() as db:
+            row = db.execute(select(nodes).where(nodes.c.name == name)).first()
+        return _as(NodeRow, row) if row else None
+
+    def nodes(self) -> list[NodeRow]:
+        """All nodes by name, the retired among them."""
+        with self._db.read() as db:
+            return [_as(NodeRow, row) for row in db.execute(select(nodes).order_by(nodes.c.name))]
+
+    def heard(self, heartbeats: Iterable[Heartbeat], at: datetime) -> None:
+        """Nodes were heard at `at`, by the centre's clock; of each the last in the list counts. Others than enrolled ones are left out."""
+        last = {beat.node: beat for beat in heartbeats}
+        values = [{"of": name, "seen": at, "said": last[name].model_dump_json()} for name in sorted(last)]
+        if not values:
+            return
+        with self._db.write() as db:
+            db.execute(
+                update(nodes)
+                .where(nodes.c.name == bindparam("of"), nodes.c.retired.is_(None))
+                .values(last_seen=bindparam("seen"), heartbeat=bindparam("said")),
+                values,
+            )
+
+    def _executions(self, wanted: ColumnElement[bool], limit: int) -> list[ExecutionRow]:
+        newest_first = select(executions).where(wanted).order_by(executions.c.created.desc(), executions.c.id).limit(limit)
+        with self._db.read() as db:
+            return [_as(ExecutionRow, row) for row in db.execute(newest_first)]
+
+    def _runs(self, wanted: ColumnElement[bool]) -> list[RunRow]:
+        with self._db.read() as db:
+            rows = db.execute(select(run_table).where(wanted).order_by(run_table.c.task, run_table.c.node))
+            return [_as(RunRow, row) for row in rows]
+
+    def _mark(self, run: str, attempt: int, column: Column[Any], at: datetime) -> None:
+        with self._db.write() as db:
+            of = (attempts.c.run == run, attempts.c.attempt == attempt, column.is_(None))
+            db.execute(update(attempts).where(*of).values({column: at}))
+
+    def _end(self, run: str, attempt: int, state: State, reason: Reason | None, *, sent: bool) -> AttemptRow:
+        with self._db.write() as db:
+            row = standing(db, [run]).get((run, attempt))
+            if row is None:
+                raise RecordsRefused(f"run {run} has no attempt {attempt}", code="unknown-attempt")
+            if not row.state.terminal and (sent or row.dispatched is None):
+                set_state(db, row, state, now(), reason, None, row.last_number)
+            return _as(AttemptRow, db.execute(_attempt(run, attempt)).one())
+
+    def _insert(self, db: Connection, said: Mapping[tuple[str, int, int], TaskEvent], received: datetime) -> set[tuple[str, int, int]]:
+        """Store events; the places of those that were not there."""
+        if not said:
+            return set()
+        values = [
+            {"run": run, "attempt": attempt, "number": number, "at": event.at, "received": received, "state": event.state,
+             "body": event.model_dump_json()}
+            for (run, attempt, number), event in said.items()
+        ]  # fmt: skip
+        insert = self._db.insert(events).on_conflict_do_nothing().returning(events.c.run, events.c.attempt, events.c.number)
+        return {(row.run, row.attempt, row.number) for row in db.execute(insert, values)}
+
+    def _pages(self, run: str, attempt: int, after: int) -> Iterator[list[TaskEvent]]:
+        """Events in order, each page in a transaction of its own: a slow reader holds nothing up."""
+        while True:
+            of = (events.c.run == run, events.c.attempt == attempt, events.c.number > after)
+            with self._db.read() as db:
+                page = db.execute(select(events.c.number, events.c.body).where(*of).order_by(events.c.number).limit(PAGE)).all()
+            yield [TaskEvent.model_validate_json(row.body) for row in page]
+            if len(page) < PAGE:
+                return
+            after = page[-1].number
+
+
+def _attempt(run: str, attempt: int) -> Select[Any]:
+    return select(attempts).where(attempts.c.run == run, attempts.c.attempt == attempt)
+
+
+def _place(event: TaskEvent) -> tuple[str, int, int]:
+    return str(event.run), event.attempt, event.number
+
+
+def _as(kind: type[_R], row: Row[Any]) -> _R:
+    return kind(**row._mapping)

@@ -1,0 +1,93 @@
+"""What the records give: one frozen dataclass a table, its fields the columns. Times are aware, in UTC; ids are strings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from fdn_worker.errors import Fault
+from fdn_worker.protocol import Reason, State
+
+#: State of an execution that is not closed.
+OPEN = "OPEN"
+
+
+@dataclass(frozen=True)
+class ExecutionRow:
+    """One submission. `request` is its JSON text; `state` is OPEN until it is closed with another."""
+
+    id: str
+    user: str
+    project: str
+    tool: str
+    key: str
+    request: str
+    created: datetime
+    closed: datetime | None
+    state: str
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One task at one node. `attempt` is the current one, 0 before the first; `state` is that attempt's."""
+
+    id: str
+    execution: str
+    task: str
+    node: str
+    attempt: int
+    state: State
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """One try of a run."""
+
+    run: str
+    attempt: int
+    #: The sealed order exactly as it was or will be sent.
+    order_body: bytes
+    issued: datetime
+    deadline: datetime
+    #: When the broker confirmed the order.
+    dispatched: datetime | None
+    state: State
+    state_at: datetime
+    #: Highest number of an event that was heard, 0 before the first.
+    last_number: int
+    reason_code: str | None
+    reason_fault: str | None
+    reason_message: str | None
+    #: JSON text of the Report that came with the last event.
+    report: str | None
+    cancel_requested: datetime | None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it ended otherwise than in success."""
+        if self.reason_code is None or self.reason_fault is None:
+            return None
+        return Reason(code=self.reason_code, fault=Fault(self.reason_fault), message=self.reason_message or "")
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """A site. `last_seen` is by the centre's clock; `heartbeat` the JSON text of the last one."""
+
+    name: str
+    display_name: str
+    public_key: str
+    enrolled: datetime
+    retired: datetime | None
+    last_seen: datetime | None
+    heartbeat: str | None
+
+
+class LogLine(NamedTuple):
+    """A line of a task's log, with the number of the event that brought it."""
+
+    node: str
+    number: int
+    at: datetime
+    line: str

@@ -1,0 +1,138 @@
+"""The tables of the records: executions, their runs, attempts and events, and the nodes.
+
+A change of the schema adds one to SCHEMA_VERSION; opening records of an earlier version then brings them up in the same
+transaction that looks at the version, under the same lock. Records of a later version than this are refused.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    Uuid,
+)
+
+from fdn_worker.protocol import State
+
+SCHEMA_VERSION = 1
+#: Largest number of an attempt or event that a column takes.
+LARGEST_NUMBER = 2**31 - 1
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware time, in UTC. SQLite keeps no zone, so it is taken off and put on again."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no zone")
+        in_utc = value.astimezone(UTC)
+        return in_utc.replace(tzinfo=None) if dialect.name == "sqlite" else in_utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _id() -> Uuid[str]:
+    return Uuid(as_uuid=False)
+
+
+def _state() -> Enum:
+    return Enum(State, native_enum=False, length=20)
+
+
+metadata = MetaData()
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("user", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("closed", Moment),
+    Column("state", String(20), nullable=False),
+    Index("executions_by_age", "created"),
+    Index("executions_of_user", "user", "created"),
+    Index("executions_in_state", "state", "created"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("execution", _id(), ForeignKey("executions.id"), nullable=False, index=True),
+    Column("task", String(63), nullable=False),
+    Column("node", String(63), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", _state(), nullable=False),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("run", _id(), ForeignKey("runs.id"), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("order_body", LargeBinary, nullable=False),
+    Column("issued", Moment, nullable=False),
+    Column("deadline", Moment, nullable=False),
+    Column("dispatched", Moment),
+    Column("state", _state(), nullable=False),
+    Column("state_at", Moment, nullable=False),
+    Column("last_number", Integer, nullable=False),
+    Column("reason_code", Text),
+    Column("reason_fault", Text),
+    Column("reason_message", Text),
+    Column("report", Text),
+    Column("cancel_requested", Moment),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("run", _id(), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("received", Moment, nullable=False),
+    Column("state", _state()),
+    Column("body", Text, nullable=False),
+    ForeignKeyConstraint(["run", "attempt"], ["attempts.run", "attempts.attempt"]),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("display_name", Text, nullable=False),
+    Column("public_key", Text, nullable=False),
+    Column("enrolled", Moment, nullable=False),
+    Column("retired", Moment),
+    Column("last_seen", Moment),
+    Column("heartbeat", Text),
+)
