@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import shutil
 import subprocess
 import sys
@@ -39,9 +38,9 @@ def build(folder: Path) -> Path:
 
 
 def contents(wheel: Path) -> set[str]:
-    """Members, as an installer reads their names (hatchling writes `fdn_worker/./cli.py`)."""
+    """Names of its members."""
     with zipfile.ZipFile(wheel) as archive:
-        return {posixpath.normpath(name) for name in archive.namelist()}
+        return set(archive.namelist())
 
 
 def install(wheel: Path, site: Path) -> str:

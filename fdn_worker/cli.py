@@ -90,7 +90,6 @@ def start(
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(threadName)s %(name)s: %(message)s", stream=sys.stderr
     )
-    logging.getLogger("pika").setLevel(logging.ERROR)  # its connection errors become ours, told once
     loaded = load(settings)
     worker = Worker(loaded, connect(loaded.broker.url.get_secret_value(), name=f"fdn-worker {loaded.node}"))
     for number in (signal.SIGTERM, signal.SIGINT):

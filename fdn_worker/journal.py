@@ -19,6 +19,7 @@ from uuid import UUID
 
 from fdn_worker.errors import JournalUnavailable
 from fdn_worker.protocol import ControlRequest, Reason, Report, Signer, State, TaskEvent, TaskOrder, advance, decode, now, pack
+from fdn_worker.protocol.envelope import payload_of
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -101,24 +102,30 @@ class Journal:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with self._lock, self._told():
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
+                yield self._db
                 self._db.execute("COMMIT")
-            except sqlite3.Error as error:
+            finally:
+                # A full disk may have ended the transaction already.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                raise JournalUnavailable(f"journal {self._path}: {error}", remedy="free space on its disk") from error
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """SQLite's errors as our own."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise JournalUnavailable(f"journal {self._path}: {error}", remedy="look at its disk's free space and its owner") from error
+
+    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock, self._told():
+            return self._db.execute(query, values).fetchall()
 
     def _select(self, where: str, *values: Any) -> list[Entry]:
-        with self._lock:
-            rows = self._db.execute(f"SELECT * FROM runs {where}", values).fetchall()  # no value stands in `where`
-        return [_entry(row) for row in rows]
+        return [_entry(row) for row in self._read(f"SELECT * FROM runs {where}", *values)]  # no value stands in `where`
 
     # Orders and control
 
@@ -151,11 +158,11 @@ class Journal:
 
     @staticmethod
     def _send_again(db: sqlite3.Connection, name: str) -> bool:
-        row = db.execute("SELECT last_event, number FROM runs WHERE name=?", (name,)).fetchone()
+        row = db.execute("SELECT last_event FROM runs WHERE name=?", (name,)).fetchone()
         if row is None:
             return False
-        if row["last_event"] is not None:
-            db.execute("INSERT INTO outbox (message_id, body) VALUES (?, ?)", (f"{name}.{row['number']}", row["last_event"]))
+        if (body := row["last_event"]) is not None:
+            db.execute("INSERT INTO outbox (message_id, body) VALUES (?, ?)", (decode(payload_of(body)).message_id, body))
         return True
 
     @staticmethod
@@ -243,6 +250,7 @@ class Journal:
         """Drop attempts that ended before that moment and whose orders have expired: a replay of those is refused by its expiry."""
         with self._transaction() as db:
             db.execute("DELETE FROM runs WHERE phase='done' AND finished < ? AND deadline < ?", (before, now().isoformat()))
+            db.execute("DELETE FROM parts WHERE name NOT IN (SELECT name FROM runs)")
 
     # Uploads under way
 
@@ -254,9 +262,8 @@ class Journal:
     def parts(self, name: str, path: str) -> dict[str, dict[int, str]]:
         """The finished parts of a file: upload id -> part number -> etag. Number 0 marks an upload that was begun."""
         uploads: dict[str, dict[int, str]] = {}
-        with self._lock:
-            for row in self._db.execute("SELECT upload_id, number, etag FROM parts WHERE name=? AND path=?", (name, path)):
-                uploads.setdefault(row["upload_id"], {})[row["number"]] = row["etag"]
+        for row in self._read("SELECT upload_id, number, etag FROM parts WHERE name=? AND path=?", name, path):
+            uploads.setdefault(row["upload_id"], {})[row["number"]] = row["etag"]
         return uploads
 
     def parts_forgotten(self, name: str, path: str | None = None) -> None:
@@ -268,8 +275,7 @@ class Journal:
 
     def pending(self, limit: int = 200) -> list[tuple[int, str, bytes]]:
         """Messages that wait to be sent, oldest first: (number, message id, body)."""
-        with self._lock:
-            return [tuple(row) for row in self._db.execute("SELECT id, message_id, body FROM outbox ORDER BY id LIMIT ?", (limit,))]
+        return [(row["id"], row["message_id"], row["body"]) for row in self._read("SELECT * FROM outbox ORDER BY id LIMIT ?", limit)]
 
     def sent(self, numbers: Sequence[int]) -> None:
         """The broker has confirmed these."""
@@ -280,9 +286,8 @@ class Journal:
 
     def flag(self, name: str) -> str | None:
         """The value of a flag, such as `drain`; None when it is not set."""
-        with self._lock:
-            row = self._db.execute("SELECT value FROM flags WHERE name=?", (name,)).fetchone()
-        return row["value"] if row else None
+        rows = self._read("SELECT value FROM flags WHERE name=?", name)
+        return rows[0]["value"] if rows else None
 
     def set_flag(self, name: str, value: str | None) -> None:
         """Set a flag, or clear it."""

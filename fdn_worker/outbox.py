@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 
 from fdn_worker.brokers import Broker
+from fdn_worker.brokers.backoff import delays
 from fdn_worker.errors import BrokerUnavailable, JournalUnavailable, Unroutable
 from fdn_worker.journal import Journal
 from fdn_worker.protocol.names import EVENT_KEY, event_exchange
 
 log = logging.getLogger(__name__)
-
-#: Seconds of the longest pause between two tries.
-LONGEST_PAUSE = 60.0
 
 
 class Outbox:
@@ -40,17 +37,16 @@ class Outbox:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        failures = 0
+        pauses = delays()
         while not self._stop.is_set():
             self._wake.wait()
             self._wake.clear()
             try:
                 self._drain()
-                failures, self.problem = 0, ""
+                pauses, self.problem = delays(), ""
             except (BrokerUnavailable, Unroutable, JournalUnavailable) as error:
-                failures += 1
                 self.problem = str(error)
-                pause = random.uniform(0, min(LONGEST_PAUSE, 2.0**failures))
+                pause = next(pauses)
                 log.warning("events wait: %s; next try in %.1f s", error, pause, extra={"action": "outbox-waits"})
                 self._stop.wait(pause)
                 self._wake.set()

@@ -45,10 +45,16 @@ def dataset(name: str, settings: WorkerSettings) -> Path:
             code="dataset-unknown",
             remedy=f"it offers {', '.join(sorted(settings.datasets)) or 'none'}",
         )
-    real = folder.resolve()
-    if not real.is_dir():
+    try:
+        real, roots = folder.resolve(), [root.resolve() for root in settings.data_roots]
+        there = real.is_dir()
+    except (OSError, RuntimeError) as error:  # a RuntimeError tells of links in a circle
+        raise PolicyRefused(
+            f"dataset {name!r} of node {settings.node} cannot be read", code="dataset-unavailable", remedy="tell the site"
+        ) from error
+    if not there:
         raise PolicyRefused(f"dataset {name!r} of node {settings.node} is not a folder", code="dataset-unavailable", remedy="tell the site")
-    if not any(real.is_relative_to(root.resolve()) for root in settings.data_roots):
+    if not any(real.is_relative_to(root) for root in roots):
         raise PolicyRefused(
             f"dataset {name!r} of node {settings.node} leads outside its data roots", code="dataset-refused", remedy="tell the site"
         )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fdn_worker import policy
-from fdn_worker.errors import Fault, FdnError, PolicyRefused, SystemFault, TaskFailed
+from fdn_worker.errors import Fault, FdnError, JournalUnavailable, PolicyRefused, SystemFault, TaskFailed
 from fdn_worker.journal import Entry, Journal, Phase, outcome_json, read_outcome
 from fdn_worker.launchers import Exit, Launcher, LaunchSpec
 from fdn_worker.logs import LogSink
@@ -55,7 +55,7 @@ class Site(Protocol):
     def slot(self, attempt: Attempt) -> AbstractContextManager[None]: ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Attempt:
     """An attempt in the worker's hands. `stop` may be set from any thread; the journal has it too."""
 
@@ -81,6 +81,8 @@ def run(attempt: Attempt, site: Site) -> None:
         try:
             with site.slot(attempt):
                 exit_ = _execute(attempt, entry, site)
+        except JournalUnavailable:
+            raise  # what cannot be written down is not concluded
         except FdnError as error:
             _settle(attempt, site, *_outcome(error), exit_=None)
         except Stopped:
@@ -110,9 +112,9 @@ def _execute(attempt: Attempt, entry: Entry, site: Site) -> Exit:
         attempt.started = datetime.fromisoformat(entry.started) if entry.started else now()
     attempt.sink = LogSink(entry, attempt.folder.log, site.journal, site.settings.limits)
     attempt.running = True
-    if attempt.stopping():
-        launcher.stop(name, site.settings.grace)
     try:
+        if attempt.stopping():
+            launcher.stop(name, site.settings.grace)
         return launcher.follow(name, attempt.sink.line, attempt.sink.cursor)
     finally:
         attempt.running = False
@@ -234,13 +236,13 @@ def _finish(attempt: Attempt, site: Site) -> None:
     if entry.phase is Phase.UPLOADED:
         state, reason, report = read_outcome(entry.outcome_json or "")
         site.journal.record(attempt.name, phase=Phase.DONE, state=state, reason=reason, report=report, finished=now().isoformat())
-    if entry.launcher is not None:
-        try:
+    try:
+        if entry.launcher is not None:
             site.launcher(entry.launcher).remove(attempt.name)
-        except SystemFault as error:
-            # Swept when the worker next starts, or by its hourly sweep.
-            log.warning("%s is not cleared away yet: %s", attempt.name, error, extra={"action": "sweep-later"})
-    attempt.folder.remove()
+        attempt.folder.remove()
+    except (SystemFault, OSError) as error:
+        # Swept when the worker next starts, or by its hourly sweep.
+        log.warning("%s is not cleared away yet: %s", attempt.name, error, extra={"action": "sweep-later"})
 
 
 def _entry(journal: Journal, name: str) -> Entry:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import re
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdn_worker.errors import TaskFailed
+from fdn_worker.globs import Glob
 from fdn_worker.protocol.base import check_relative_path
 from fdn_worker.protocol.manifest import OUTPUTS, ManifestFile
 
@@ -47,8 +48,19 @@ class RunFolder:
 
     def remove(self) -> None:
         """Take all of it away. Idempotent."""
-        if self.root.exists():
+        if not self.root.exists():
+            return
+        try:
             shutil.rmtree(self.root)
+        except PermissionError:
+            # A task may close its own folders to whoever is not root.
+            for folder, names, _ in os.walk(self.root):
+                for path in (Path(folder) / name for name in names):
+                    if not path.is_symlink():
+                        path.chmod(0o700)
+            shutil.rmtree(self.root)
+        except RecursionError as error:
+            raise OSError(errno.ENAMETOOLONG, "its folders lie too deep in each other", str(self.root)) from error
 
 
 def collect(sandbox: Path, patterns: Sequence[str], *, most_files: int, most_bytes: int) -> list[tuple[ManifestFile, Path]]:
@@ -57,12 +69,14 @@ def collect(sandbox: Path, patterns: Sequence[str], *, most_files: int, most_byt
     No link is followed, and only files with one name (link count 1) are taken. Raises TaskFailed when a pattern
     matches something else, when a pattern matches nothing, or when the caps are passed.
     """
-    matchers = [(pattern, re.compile(_regex(pattern))) for pattern in patterns]
+    if not patterns:
+        return []
+    globs = [(pattern, Glob(pattern)) for pattern in patterns]
     unmatched = set(patterns)
     found: list[tuple[ManifestFile, Path]] = []
     total = 0
     for path, info in _walk(sandbox):
-        hits = [pattern for pattern, matcher in matchers if matcher.fullmatch(path)]
+        hits = [pattern for pattern, glob in globs if glob.matches(path)]
         if not hits:
             continue
         unmatched -= set(hits)
@@ -71,13 +85,16 @@ def collect(sandbox: Path, patterns: Sequence[str], *, most_files: int, most_byt
                 f"output {path!r} is not a plain file", code="output-refused", remedy="links, devices and pipes stay at the site"
             )
         try:
-            check_relative_path(path)
+            check_relative_path(path).encode()
         except ValueError as error:
-            raise TaskFailed(f"output {path!r}: {error}", code="output-refused") from error
+            raise TaskFailed(f"output {path!r}: {error}", code="output-refused", remedy="give it a plain name") from error
         total += info.st_size
         if len(found) >= most_files or total > most_bytes:
             raise TaskFailed(f"the outputs pass the node's cap of {most_files:,} files or {most_bytes:,} bytes", code="output-too-big")
-        found.append((describe(sandbox / path, OUTPUTS + path), sandbox / path))
+        try:
+            found.append((describe(sandbox / path, OUTPUTS + path), sandbox / path))
+        except OSError as error:
+            raise TaskFailed(f"output {path!r} cannot be read: {error.strerror}", code="output-refused") from error
     if unmatched:
         raise TaskFailed(
             f"the task left no output that matches {', '.join(map(repr, sorted(unmatched)))}", code="output-missing", remedy="see its log"
@@ -87,10 +104,23 @@ def collect(sandbox: Path, patterns: Sequence[str], *, most_files: int, most_byt
 
 def _walk(top: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Everything below `top` but folders: (POSIX path, lstat). Folders are opened without following links."""
-    for folder, _, files, handle in os.fwalk(top, follow_symlinks=False):
-        for name in files:
-            info = os.lstat(name, dir_fd=handle)
-            yield (Path(folder).relative_to(top) / name).as_posix(), info
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error) from error
+
+    try:
+        for folder, folders, files, handle in os.fwalk(top, follow_symlinks=False, onerror=refuse):
+            # a link to a folder stands among the folders
+            for name in folders + files:
+                info = os.lstat(name, dir_fd=handle)
+                if not stat.S_ISDIR(info.st_mode):
+                    yield (Path(folder).relative_to(top) / name).as_posix(), info
+    except RecursionError as error:
+        raise TaskFailed("the sandbox's folders lie too deep in each other", code="output-refused") from error
+
+
+def _unreadable(error: OSError) -> TaskFailed:
+    return TaskFailed(f"output {error.filename!r} cannot be read: {error.strerror}", code="output-refused", remedy="mend its mode")
 
 
 def describe(file: Path, path: str) -> ManifestFile:
@@ -98,20 +128,3 @@ def describe(file: Path, path: str) -> ManifestFile:
     with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as source:
         digest = hashlib.file_digest(source, "sha256").hexdigest()
         return ManifestFile(path=path, size=source.tell(), sha256=digest)
-
-
-def _regex(pattern: str) -> str:
-    """A glob as a regular expression: `*` and `?` stay within a folder, `**` crosses folders."""
-    out, rest = "", pattern
-    while rest:
-        if rest.startswith("**/"):
-            out, rest = out + "(?:.*/)?", rest[3:]
-        elif rest.startswith("**"):
-            out, rest = out + ".*", rest[2:]
-        elif rest[0] == "*":
-            out, rest = out + "[^/]*", rest[1:]
-        elif rest[0] == "?":
-            out, rest = out + "[^/]", rest[1:]
-        else:
-            out, rest = out + re.escape(rest[0]), rest[1:]
-    return out

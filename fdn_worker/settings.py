@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as VariableError
 
 from fdn_worker.errors import SettingsError
 from fdn_worker.protocol.base import Id
@@ -150,28 +153,44 @@ def load(path: Path) -> WorkerSettings:
         data = tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"settings file {path}: {error.strerror}", remedy="write one with `fdn-worker init`") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path}: {error}", remedy="mend the TOML there") from error
     try:
         return WorkerSettings(**data)
     except ValidationError as error:
         raise SettingsError("; ".join(explain(item, text, str(path), WorkerSettings) for item in error.errors())) from error
+    except VariableError as error:
+        named = re.search(r'"(\w+)"', str(error))
+        variable = f"FDN_{named[1].upper()}" if named else "FDN_*"
+        raise SettingsError(f"variable {variable} cannot be read", remedy='write lists and tables as JSON: ["docker"]') from error
 
 
 def explain(item: Any, text: str, path: str, model: type[BaseModel]) -> str:
     """One line for one of pydantic's errors: file, line, key, what is wrong and the nearest right key."""
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
-    line = next(
-        (n for n, row in enumerate(text.splitlines(), 1) if location and re.match(rf"\s*\[?[\w.]*\b{re.escape(location[-1])}\b", row)), None
-    )
+    line = next((line for end in range(len(location), 0, -1) if (line := _line(text, location[:end]))), None)
     place = f"{path}:{line}" if line else path
+    if (variable := "FDN_" + "__".join(location).upper()) in os.environ:
+        place = f"variable {variable}"
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(location[-1], _keys(model, location[:-1]), n=1)
         return f"{place}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
     if item["type"] == "missing":
         return f"{place}: key {key!r} is required"
     return f"{place}: {key + ': ' if key else ''}{item['msg'].removeprefix('Value error, ')}"
+
+
+def _line(text: str, location: Sequence[str]) -> int | None:
+    """The line of a TOML file in which a key or table stands."""
+    table = ""
+    for number, row in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([^\[\]]+)\]", row):
+            table = header[1] + "."
+        named = table[:-1] if header else table + row.partition("=")[0]
+        if re.sub(r"[\s\"']", "", named) == ".".join(location):
+            return number
+    return None
 
 
 def _keys(model: type[BaseModel], location: list[str]) -> list[str]:

@@ -39,19 +39,24 @@ class SourceCache:
 
         Raises TaskFailed when the repository or the commit is not there, SystemFault when Git or the network fails.
         """
-        from git import Git
-        from git.exc import GitCommandError
+        try:
+            from git import Git
+            from git.exc import GitCommandError
+        except ImportError as error:
+            raise SystemFault("this node has no git", code="source-unavailable", remedy="install git at the site") from error
 
         if target.exists():
             return
-        partial = target.with_name(target.name + ".partial")
+        partial, index = target.with_name(target.name + ".partial"), target.with_name(target.name + ".index")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             with self._lock:
                 repo = self._clone(source)
             work = Git(str(partial))
-            work.update_environment(**self._environment)
+            # An index of its own: the clone's would be one for all, and its lock would outlive a kill.
+            work.update_environment(**self._environment, GIT_INDEX_FILE=str(index))
+            index.with_name(index.name + ".lock").unlink(missing_ok=True)
             options = [word for option in _OPTIONS for word in ("-c", option)]
             work.execute(
                 ["git", *options, f"--git-dir={repo.git_dir}", f"--work-tree={partial}", "checkout", "--force", source.commit, "--", "."],
@@ -60,6 +65,8 @@ class SourceCache:
         except GitCommandError as error:
             shutil.rmtree(partial)
             raise _explained(source, error) from error
+        finally:
+            index.unlink(missing_ok=True)
         partial.rename(target)
 
     def _clone(self, source: Source) -> Repo:

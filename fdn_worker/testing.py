@@ -45,13 +45,14 @@ def texts(lines: list[LogLine]) -> list[str]:
 @contextmanager
 def refused(kind: type[FdnError], code: str) -> Iterator[None]:
     """Inside, an error of that kind and code must be raised."""
+    raised: FdnError | None = None
     try:
         yield
     except kind as error:
-        assert error.code == code, f"code is {error.code}, not {code}"
-        assert "\n" not in str(error), "an error's message has one line"
-    else:
-        raise AssertionError(f"{kind.__name__} was not raised")
+        raised = error
+    assert raised is not None, f"{kind.__name__} was not raised"
+    assert raised.code == code, f"code is {raised.code}, not {code}"
+    assert "\n" not in str(raised), "an error's message has one line"
 
 
 class LauncherContract:
@@ -75,7 +76,7 @@ class LauncherContract:
     def test_lines_come_while_the_task_runs(self, launcher: Launcher, make_spec: MakeSpec) -> None:
         spec = make_spec("/bin/sh", "-c", f"echo ready; {_WAIT_FOR_GO}")
         launcher.start(spec)
-        assert launcher.follow(spec.name, lambda line: (spec.sandbox / "go").touch()).code == 0
+        assert launcher.follow(spec.name, lambda _: (spec.sandbox / "go").touch()).code == 0
 
     def test_long_and_undecodable_lines(self, launcher: Launcher, make_spec: MakeSpec) -> None:
         script = r"head -c 40000 /dev/zero | tr '\0' x; echo; head -c 100000 /dev/zero | tr '\0' y; echo; printf 'a\377b\n'; echo; echo end"
@@ -163,7 +164,7 @@ class LauncherContract:
         spec = make_spec("/bin/sh", "-c", f'trap "" TERM; sh -c "{beat}" & (sh -c "{beat}" &) ; echo ready; while :; do sleep 0.1; done')
         launcher.start(spec)
         ready, ends = threading.Event(), []
-        follower = threading.Thread(target=lambda: ends.append(launcher.follow(spec.name, lambda line: ready.set())))
+        follower = threading.Thread(target=lambda: ends.append(launcher.follow(spec.name, lambda _: ready.set())))
         follower.start()
         assert ready.wait(20)
         began = time.monotonic()

@@ -10,12 +10,12 @@ import hashlib
 import logging
 import math
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -24,6 +24,7 @@ from uuid import UUID, uuid4
 import urllib3
 
 from fdn_worker.brokers import Broker
+from fdn_worker.brokers.backoff import delays
 from fdn_worker.errors import Fault, ObjectMissing, PolicyRefused, StoreUnavailable, SystemFault, TaskFailed
 from fdn_worker.journal import Journal
 from fdn_worker.protocol import Complete, Completed, Grant, Refusal, Signer, TaskOrder, TransferRequest, pack
@@ -36,8 +37,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds to wait for the relay's answer before asking again; doubles up to the longest.
 FIRST_ANSWER, LONGEST_ANSWER = 10.0, 120.0
-#: Files in one request.
-FILES_A_REQUEST = 200
+#: Files, and URLs for them, in one request: a message has its limit at the broker.
+FILES_A_REQUEST, URLS_A_REQUEST = 200, 2000
 _CHUNK = 1024**2
 
 Answer = Grant | Completed | Refusal
@@ -99,7 +100,7 @@ class Transfers:
 
         def put() -> None:
             while left:
-                batch = left[:FILES_A_REQUEST]
+                batch = self._batch(order.name, left)
                 wanted = [self._wanted(order.name, upload) for upload in batch if not self._all_up(order.name, upload)]
                 granted = {file.path: file for file in self._grant_puts(order, wanted, stopping)}
                 for upload in batch:
@@ -115,6 +116,8 @@ class Transfers:
         try:
             return self._granted(order, "put", wanted, stopping).files
         except ObjectMissing as error:
+            if error.code != ObjectMissing.code:
+                raise
             # An upload that was begun is not known any more: all of them begin anew.
             for file in wanted:
                 self._journal.parts_forgotten(order.name, file.path)
@@ -167,15 +170,14 @@ class Transfers:
 
     def _persist(self, work: Callable[[], None], stopping: Callable[[], bool], seconds: float) -> None:
         """Try `work` again, with full jitter, as long as what fails may pass."""
-        end, failures = time.monotonic() + seconds, 0
+        end, pauses = time.monotonic() + seconds, delays()
         while True:
             try:
                 work()
             except SystemFault as error:
                 if not error.retryable or time.monotonic() > end:
                     raise
-                failures += 1
-                pause = random.uniform(0.1, min(60.0, 2.0**failures))
+                pause = next(pauses)
                 log.warning("transfer waits: %s; next try in %.1f s", error, pause, extra={"action": "transfer-waits"})
                 resume = time.monotonic() + pause
                 while time.monotonic() < resume:
@@ -192,9 +194,21 @@ class Transfers:
         size = max(self._settings.part_size, math.ceil(upload.size / (MOST_PARTS - 1)))
         return size if upload.size > size else 0
 
+    def _batch(self, name: str, left: Sequence[Upload]) -> list[Upload]:
+        """The next files that fit into one request."""
+        batch: list[Upload] = []
+        urls = 0
+        for upload in left[:FILES_A_REQUEST]:
+            urls += len(self._missing(name, upload)) if self._part_size(upload) else 1
+            if batch and urls > URLS_A_REQUEST:
+                break
+            batch.append(upload)
+        return batch
+
     def _begun(self, name: str, upload: Upload) -> tuple[str, dict[int, str]] | None:
-        """The upload id and finished parts of a file whose upload was begun."""
-        return next(((upload_id, done) for upload_id, done in self._journal.parts(name, upload.path).items()), None)
+        """The upload id and finished parts of a file whose upload was begun, in parts of today's size."""
+        uploads, size = self._journal.parts(name, upload.path), str(self._part_size(upload))
+        return next(((upload_id, done) for upload_id, done in uploads.items() if done.get(0) == size), None)
 
     def _missing(self, name: str, upload: Upload) -> list[int]:
         """Numbers of the parts that are not up yet."""
@@ -237,7 +251,7 @@ class Transfers:
         begun = self._begun(name, upload)
         if begun is None or begun[0] != upload_id:
             self._journal.parts_forgotten(name, upload.path)
-            self._journal.part_done(name, upload.path, upload_id, 0, "")
+            self._journal.part_done(name, upload.path, upload_id, 0, str(self._part_size(upload)))
         urls = {url.number: url.url for url in granted.urls}
 
         def one(number: int, offset: int, length: int) -> None:
@@ -251,8 +265,8 @@ class Transfers:
             for future in futures:
                 future.result()
         finally:
-            for future in futures:
-                future.cancel()
+            # None goes on in the background: it could journal a part of an upload that was begun anew meanwhile.
+            wait_for([future for future in futures if not future.cancel()])
 
     def _complete(self, order: TaskOrder, upload: Upload, stopping: Callable[[], bool]) -> None:
         """Have the parts assembled."""
@@ -265,9 +279,12 @@ class Transfers:
 
     def _put_part(self, file: Path, url: str, offset: int, length: int) -> str:
         """Put `length` bytes from `offset`; the part's etag, which is the MD5 of what the store took."""
-        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as source:
-            source.seek(offset)
-            data = source.read(length) if length <= self._settings.part_size else b"".join(_chunks(source, length))
+        try:
+            with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as source:
+                source.seek(offset)
+                data = source.read(length) if length <= self._settings.part_size else b"".join(_chunks(source, length))
+        except OSError as error:
+            raise TaskFailed(f"output {file.name} is gone: {error.strerror}", code="output-changed") from error
         if len(data) != length:
             raise TaskFailed(f"output {file.name} changed while it was staged out", code="output-changed")
         digest = hashlib.md5(data, usedforsecurity=False)
@@ -340,6 +357,9 @@ class Transfers:
             right = partial.stat().st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == sha256
         if not right:
             partial.unlink()
+            if offset:
+                # What stood there may have been cut by a crash: once more from the start.
+                raise StoreUnavailable(f"input {target.name} begins again", code="download-restarted")
             raise TaskFailed(
                 f"input {target.name} is not what was submitted: size or SHA-256 differs", code="input-changed", remedy="submit it again"
             )
@@ -353,6 +373,8 @@ class Transfers:
                     yield from iter(lambda: source.read(_CHUNK), b"")
             except FileNotFoundError as error:
                 raise ObjectMissing("an input is not in the store", code="input-missing", remedy="submit it again") from error
+            except OSError as error:
+                raise StoreUnavailable(f"store folder: {error.strerror}", remedy="check its disk and owner") from error
             return
         response = self._request("GET", url, headers={"Range": f"bytes={offset}-"} if offset else {}, preload_content=False)
         try:

@@ -60,6 +60,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between ticks while something runs, and while nothing does.
 TICK, IDLE_TICK = 0.1, 1.0
+#: Seconds between sweeps, and between tries to consume while the broker is away.
+SWEEP, RETRY = 3600.0, 5.0
 #: Days for which the journal remembers an ended attempt.
 REMEMBER_DAYS = 30
 #: Flag that `fdn-worker drain` sets.
@@ -89,6 +91,9 @@ class Worker:
         self._stop = threading.Event()
         self._intake: Subscription | None = None
         self._control: Subscription | None = None
+        #: Orders that could not be journalled, and so are not settled.
+        self._unwritten: list[Delivery] = []
+        self._swept = self._tried = -SWEEP
         self.problems: dict[str, str] = {}
 
     # The site, as the runner sees it
@@ -122,29 +127,17 @@ class Worker:
         self.journal.forget((now() - timedelta(days=REMEMBER_DAYS)).isoformat())
         self.outbox.start()
         self.outbox.wake()
-        self._control = self._subscribe(control_queue(self.settings.node), self._on_control)
+        # Before any control request comes: a cancel must find what it is to end.
         self._recover()
-        self._sweep()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         log.info("node %s is up", self.settings.node, extra={"action": "start"})
-        while not self._stop.wait(TICK if self._attempts else IDLE_TICK):
-            if not self._tick():
-                break
+        while not self._stop.is_set() and self._tick():
+            self._stop.wait(TICK if self._attempts else IDLE_TICK)
         self._close()
 
     def stop(self) -> None:
         """End `run` soon; containers go on."""
         self._stop.set()
-
-    def _subscribe(self, queue: str, handler: object) -> Subscription:
-        while True:
-            try:
-                return self.broker.consume(queue, handler, prefetch=16)  # type: ignore[arg-type]
-            except BrokerUnavailable as error:
-                self.problems["broker"] = str(error)
-                log.warning("no broker yet: %s", error, extra={"action": "broker-waits"})
-                if self._stop.wait(5.0):
-                    raise
 
     def _close(self) -> None:
         self._stop.set()
@@ -164,20 +157,30 @@ class Worker:
 
     def _sweep(self) -> None:
         """Clear away what finished attempts left behind: a crash may have come before."""
-        wanted = {entry.name for entry in self.journal.unfinished()}
+        runs = self.settings.state_dir / "runs"
+        folders = {folder.name for folder in runs.iterdir()} if runs.is_dir() else set()
         for name in self.settings.allowed_launchers:
             try:
                 launcher = self.launcher(name)
-                for leftover in launcher.names(self.settings.node) - wanted:
+                # A launcher may hold something of an attempt that it does not name any more.
+                for leftover in self._unwanted(launcher.names(self.settings.node) | folders):
                     launcher.remove(leftover)
                 self.problems.pop(f"launcher {name}", None)
             except SystemFault as error:
                 self.problems[f"launcher {name}"] = str(error)
                 log.warning("launcher %s: %s", name, error, extra={"action": "launcher-waits"})
-        runs = self.settings.state_dir / "runs"
-        for folder in runs.iterdir() if runs.is_dir() else ():
-            if folder.name not in wanted:
-                RunFolder(folder).remove()
+                # A folder goes last: it says that there is still something to clear away.
+                return
+        for leftover in self._unwanted(folders):
+            try:
+                RunFolder(runs / leftover).remove()
+            except OSError as error:
+                log.warning("run folder %s stays behind: %s", leftover, error, extra={"action": "sweep-later"})
+
+    def _unwanted(self, found: set[str]) -> set[str]:
+        """Those among `found` that no attempt has any more. An attempt is known here before anything of it stands."""
+        with self._lock:
+            return found - {entry.name for entry in self.journal.unfinished()} - set(self._attempts)
 
     # Intake
 
@@ -210,8 +213,8 @@ class Worker:
         try:
             fresh = self.journal.receive(order, opened.payload)
         except JournalUnavailable as error:
-            # Unsettled, it goes back to the queue when the intake is cancelled by the next tick.
             self.problems["journal"] = str(error)
+            self._unwritten.append(delivery)
             log.error("order not taken: %s", error, extra={"action": "intake-stops"})
             return
         delivery.ack()
@@ -220,7 +223,11 @@ class Worker:
             return
         entry = self.journal.entry(order.name)
         assert entry is not None
-        self._take_up(entry)
+        try:
+            self._take_up(entry)
+        except JournalUnavailable as error:
+            self.problems["journal"] = str(error)
+            log.error("%s waits: %s", order.name, error, extra={"action": "journal-waits"})
         self._schedule()
 
     def _on_control(self, delivery: Delivery) -> None:
@@ -264,11 +271,11 @@ class Worker:
         attempt = Attempt(entry.name, order, RunFolder(self.settings.state_dir / "runs" / entry.name), stop=entry.stop)
         with self._lock:
             self._attempts[entry.name] = attempt
-            if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED):
+            if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED) and entry.stop is None:
                 self._ready.append(attempt)
                 return
-            if entry.phase is Phase.STARTED:
-                self._slots_free -= 1
+            if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED, Phase.STARTED):
+                self._slots_free -= 1  # given back by its thread, even if that only settles it
         self._launch(attempt)
 
     def _schedule(self) -> None:
@@ -332,17 +339,23 @@ class Worker:
     def _tick(self) -> bool:
         """Timeouts, log lines that waited, flags. False when there is nothing left to do."""
         with self._lock:
-            attempts = list(self._attempts.values())
+            attempts, ready = list(self._attempts.values()), set(self._ready)
         moment = now()
-        for attempt in attempts:
-            if attempt.sink is not None and attempt.running:
-                attempt.sink.tick()
-            if attempt.running and attempt.started and (moment - attempt.started).total_seconds() > attempt.order.timeout:
-                self.end(attempt, "timeout")
-            if (attempt.running or attempt in self._ready) and moment >= attempt.order.deadline:
-                self.end(attempt, "deadline")
+        try:
+            for attempt in attempts:
+                if attempt.sink is not None and attempt.running:
+                    attempt.sink.tick()
+                if attempt.running and attempt.started and (moment - attempt.started).total_seconds() > attempt.order.timeout:
+                    self.end(attempt, "timeout")
+                if (attempt.running or attempt in ready) and moment >= attempt.order.deadline:
+                    self.end(attempt, "deadline")
+        except JournalUnavailable as error:
+            self.problems["journal"] = str(error)
         self._mind_intake()
-        return not (self.journal.flag(DRAIN) == "exit" and not attempts)
+        if time.monotonic() - self._swept > SWEEP:
+            self._swept = time.monotonic()
+            threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+        return not (self.journal.flag(DRAIN) == "exit" and not attempts and not self.journal.pending(1))
 
     def _mind_intake(self) -> None:
         if "journal" in self.problems:
@@ -351,18 +364,31 @@ class Worker:
                 del self.problems["journal"]
                 log.info("the journal can be written again", extra={"action": "journal-back"})
                 self._resume_waiting()
+                unwritten, self._unwritten = self._unwritten, []
+                for delivery in unwritten:
+                    self._on_order(delivery)
             except JournalUnavailable:
                 log.debug("the journal still cannot be written")
         accepting = self._accepting()
-        if accepting and self._intake is None:
-            try:
-                self._intake = self.broker.consume(command_queue(self.settings.node), self._on_order, prefetch=16)
-                self.problems.pop("broker", None)
-            except SystemFault as error:
-                self.problems["broker"] = str(error)
+        if self._control is None or (accepting and self._intake is None):
+            self._consume(accepting)
         elif not accepting and self._intake is not None:
             self._intake.cancel()
             self._intake = None
+
+    def _consume(self, accepting: bool) -> None:
+        if time.monotonic() - self._tried < RETRY and "broker" in self.problems:
+            return
+        self._tried = time.monotonic()
+        try:
+            if self._control is None:
+                self._control = self.broker.consume(control_queue(self.settings.node), self._on_control, prefetch=16)
+            if accepting and self._intake is None:
+                self._intake = self.broker.consume(command_queue(self.settings.node), self._on_order, prefetch=16)
+            self.problems.pop("broker", None)
+        except BrokerUnavailable as error:
+            self.problems["broker"] = str(error)
+            log.warning("no broker yet: %s", error, extra={"action": "broker-waits"})
 
     def _resume_waiting(self) -> None:
         """Take up attempts whose threads stopped because nothing could be written."""
@@ -381,7 +407,12 @@ class Worker:
             try:
                 beat = pack(self._heartbeat(session, number), self.signer)
                 self.broker.publish(
-                    beat, exchange=event_exchange(self.settings.node), key=BEAT_KEY, message_id=f"{session}.{number}", mandatory=False, durable=False
+                    beat,
+                    exchange=event_exchange(self.settings.node),
+                    key=BEAT_KEY,
+                    message_id=f"{session}.{number}",
+                    mandatory=False,
+                    durable=False,
                 )
             except FdnError as error:
                 log.warning("heartbeat %d not sent: %s", number, error, extra={"action": "heartbeat-missed"})

@@ -80,8 +80,9 @@ class Centre:
         """Have a relay in this process, unless a service does its work."""
         with self._lock:
             if self._relay is None and self.settings.relay == "process":
-                self._relay = self.relay()
-                self._relay.start()
+                relay = self.relay()
+                relay.start()
+                self._relay = relay
 
     def close(self) -> None:
         """Stop the relay and close the connections."""
@@ -103,7 +104,8 @@ class Centre:
         execution = execution_id(request.user, key)
         run = run_id(execution, request.task, request.node)
         standing = self.records.run(str(run))
-        if standing is None:
+        # A crash may have come between the record and its first order.
+        if standing is None or standing.attempt == 0:
             self._first(request, key, execution, run)
             attempt = 1
         else:
@@ -121,7 +123,7 @@ class Centre:
         if row is None or row.retired is not None:
             known = [node.name for node in self.records.nodes() if node.retired is None]
             near = difflib.get_close_matches(request.node, known, n=3) or sorted(known)[:5]
-            remedy = f"enrolled are: {', '.join(near)}" if near else "enrol it: `fem nodes enrol`"
+            remedy = f"enrolled are: {', '.join(sorted(near))}" if near else "enrol it: `fem nodes enrol`"
             raise NodeUnknown(f"node {request.node!r} is not enrolled", remedy=remedy)
         execution = execution_id(request.user, key)
         run = run_id(execution, request.task, request.node)
@@ -224,6 +226,7 @@ class Centre:
             if attempt.dispatched is None:
                 self.records.end_undispatched(row.id, row.attempt, State.CANCELLED)
             else:
+                self.records.mark_cancel_requested(row.id, row.attempt, now())
                 self.control(UUID(row.id), row.attempt, "cancel", why)
             asked.append(UUID(row.id))
         return asked

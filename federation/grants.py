@@ -5,6 +5,7 @@ A node may put only below the prefix of its own current attempt, and get only th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from fdn_worker.errors import Fault, FdnError, SystemFault
@@ -16,6 +17,8 @@ from storage.objects import ObjectStore
 
 #: Seconds for which a URL is good: long enough for a part on a slow line, minted anew when it is not.
 URL_SECONDS = 6 * 3600.0
+#: URLs in one answer at most.
+MOST_URLS = 20_000
 
 Request = TransferRequest | Complete | Abort
 Answer = Grant | Completed | Refusal
@@ -49,6 +52,8 @@ def answer(request: Request, order: TaskOrder | None, store: ObjectStore) -> Ans
 
 
 def _grant(request: TransferRequest, order: TaskOrder, store: ObjectStore) -> Grant:
+    if (urls := sum(len(_numbers(file)) for file in request.files)) > MOST_URLS:
+        raise GrantRefused(f"{urls:,} URLs are too many for one request, which gets at most {MOST_URLS:,}")
     expires = now() + timedelta(seconds=URL_SECONDS)
     one = _get if request.direction == "get" else _put
     files = tuple(one(file, order, store) for file in request.files)
@@ -66,12 +71,18 @@ def _put(file: TransferFile, order: TaskOrder, store: ObjectStore) -> GrantedFil
     if not file.part_size:
         return GrantedFile(path=file.path, urls=(GrantedUrl(number=1, url=store.put_url(key, URL_SECONDS)),))
     upload_id = file.upload_id or store.begin_upload(key)
-    numbers = file.parts or range(1, -(-file.size // file.part_size) + 1)
     urls = tuple(
         GrantedUrl(number=number, url=store.part_url(key, upload_id, number, (number - 1) * file.part_size, URL_SECONDS))
-        for number in numbers
+        for number in _numbers(file)
     )
     return GrantedFile(path=file.path, upload_id=upload_id, urls=urls)
+
+
+def _numbers(file: TransferFile) -> Sequence[int]:
+    """The parts that want a URL."""
+    if not file.part_size:
+        return (1,)
+    return file.parts or range(1, -(-file.size // file.part_size) + 1)
 
 
 def _complete(request: Complete, order: TaskOrder, store: ObjectStore) -> Completed:

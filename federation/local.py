@@ -101,7 +101,7 @@ class LocalFederation:
         for name, value in self.options.items():
             settings[name] = settings[name] | value if isinstance(value, dict) and name in settings else value
         self.settings_file(node).touch(mode=0o600)
-        self.settings_file(node).write_text(toml(settings))
+        self.settings_file(node).write_text(toml(settings), encoding="utf-8")
 
     def start(self, node: str) -> subprocess.Popen[bytes]:
         """Start the node's worker; does not wait for it."""
@@ -158,10 +158,14 @@ def toml(settings: Mapping[str, Any]) -> str:
 
     def table(prefix: str, values: Mapping[str, Any]) -> None:
         tables = {name: value for name, value in values.items() if isinstance(value, Mapping)}
-        lines.extend(f"{json.dumps(name)} = {json.dumps(value)}" for name, value in values.items() if name not in tables)
+        lines.extend(f"{written(name)} = {written(value)}" for name, value in values.items() if name not in tables)
         for name, value in tables.items():
-            lines.append(f"[{prefix}{json.dumps(name)}]")
-            table(f"{prefix}{json.dumps(name)}.", value)
+            lines.append(f"[{prefix}{written(name)}]")
+            table(f"{prefix}{written(name)}.", value)
+
+    def written(value: Any) -> str:
+        # TOML knows no surrogates, by which JSON escapes what lies beyond 16 bits, and wants DEL escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
     table("", settings)
     return "\n".join(lines) + "\n"

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 
 from fdn_worker.brokers import Broker, Delivery, Subscription
-from fdn_worker.errors import FdnError, MessageError, SystemFault
+from fdn_worker.errors import FdnError, MessageError, SystemFault, Unroutable
 from fdn_worker.protocol import (
     Abort,
     Complete,
@@ -149,7 +149,11 @@ class Relay:
     def _answer(self, request: Request) -> None:
         reply = answer(request, self._order(request), self._store)
         if reply is not None:
-            self._broker.publish(pack(reply, self._signer), key=control_queue(request.node), message_id=reply.message_id)
+            try:
+                self._broker.publish(pack(reply, self._signer), key=control_queue(request.node), message_id=reply.message_id)
+            except Unroutable as error:
+                # The node was retired meanwhile; waiting for it would hold up all the others.
+                log.warning("no answer to %s: %s", request.message_id, error, extra={"action": "answer-unroutable"})
 
     def _order(self, request: Request) -> TaskOrder | None:
         """The order of the request's attempt, if that is the current one of its run."""

@@ -12,7 +12,8 @@ from pydantic import AwareDatetime, BaseModel, ByteSize, ConfigDict, Field, Vali
 from fdn_worker.errors import Fault, FdnError
 from fdn_worker.protocol import InputFile, Labels, Resources, Source, TaskOrder
 from fdn_worker.protocol.base import Id, RelativePath
-from fdn_worker.protocol.order import Digest, Text, VariableName
+from fdn_worker.protocol.names import ID_PATTERN
+from fdn_worker.protocol.order import COMMIT_PATTERN, DIGEST_PATTERN, IMAGE_PATTERN, VARIABLE_PATTERN, Digest, Text, VariableName
 
 
 class BadRequest(FdnError):
@@ -23,6 +24,15 @@ class BadRequest(FdnError):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+#: What the patterns of the fields mean.
+FORMS = {
+    ID_PATTERN: "use 1 to 63 of a-z, 0-9 and -, with no - at either end",
+    IMAGE_PATTERN: "an image reference has no spaces and does not begin with -",
+    COMMIT_PATTERN: "give the whole commit id, 40 hexadecimal digits",
+    DIGEST_PATTERN: "write sha256: and 64 hexadecimal digits",
+    VARIABLE_PATTERN: "a variable's name has letters, digits and _, and does not begin with a digit",
+}
 
 
 def build(model: type[Model], **fields: Any) -> Model:
@@ -35,24 +45,28 @@ def build(model: type[Model], **fields: Any) -> Model:
 
 def _told(item: Any, model: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in item["loc"])
+    given = repr(item["input"])[:80]
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place, model.model_fields, n=1)
         return f"{place}: unknown" + (f", did you mean {near[0]}?" if near else "")
     if item["type"].startswith("byte_size"):
-        return f"{place}: {item['input']!r} is no size (write bytes, or such as 512MiB or 2GB)"
+        return f"{place}: {given} is no size (write bytes, or such as 512MiB or 2GB)"
     if place == "argv" and item["type"] == "too_short":
         return "argv: the command is empty (name what to run)"
-    return f"{place}: {item['msg'].removeprefix('Value error, ')}"
+    if item["type"] == "string_pattern_mismatch":
+        return f"{place}: {given} is not allowed ({FORMS.get(item['ctx']['pattern'], 'it must match ' + item['ctx']['pattern'])})"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 class TaskRequest(BaseModel):
     """One task at one node. Everything has a default but the node and the command."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     node: Id
     argv: Annotated[tuple[Text, ...], Field(min_length=1)]
-    image: Annotated[str, Field(min_length=1, pattern=r"^[^\s-]\S*$")] | None = None
+    image: Annotated[str, Field(min_length=1, pattern=IMAGE_PATTERN)] | None = None
     image_digest: Digest | None = None
     launcher: str | None = None
     environment: dict[VariableName, Text] = Field(default_factory=dict)
@@ -95,7 +109,7 @@ class TaskRequest(BaseModel):
 
     @property
     def resources(self) -> Resources:
-        return Resources(cpus=self.cpus, memory=self.memory, gpus=self.gpus, disk=self.disk)
+        return build(Resources, cpus=self.cpus, memory=self.memory, gpus=self.gpus, disk=self.disk)
 
     def files(self) -> dict[str, Path]:
         """Name below $INPUT_PATH -> file."""
@@ -103,11 +117,16 @@ class TaskRequest(BaseModel):
         names = [name for name, _ in pairs]
         if twice := {name for name in names if names.count(name) > 1}:
             raise BadRequest(f"inputs: two files are named {', '.join(sorted(twice))}", remedy="give one another name: NAME=PATH")
+        if inner := [name for name in names if any(name.startswith(f"{other}/") for other in names)]:
+            raise BadRequest(f"inputs: {inner[0]} lies below another input", remedy="give one another name: NAME=PATH")
         return {name: Path(path) for name, path in pairs}
 
     def order(self, execution: Any, run: Any, attempt: int, inputs: tuple[InputFile, ...], issued: datetime) -> TaskOrder:
         """The order for one attempt of this."""
-        deadline = self.deadline or issued + timedelta(days=1, seconds=self.timeout)
+        try:
+            deadline = self.deadline or issued + timedelta(days=1, seconds=self.timeout)
+        except OverflowError as error:
+            raise BadRequest(f"timeout: {self.timeout:g} seconds lead beyond the calendar", remedy="give fewer") from error
         if deadline <= issued:
             raise BadRequest(f"deadline: {deadline:%Y-%m-%d %H:%M:%S %Z} has passed", remedy="give a moment to come")
         source = build(Source, repository=self.repository, commit=self.commit) if self.repository else None

@@ -81,7 +81,7 @@ def load() -> CentreSettings:
             data = tomllib.loads(path.read_text())
         except OSError as error:
             raise SettingsError(f"settings file {path}: {error.strerror}", remedy="mend FEM_SETTINGS") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"settings file {path}: {error}", remedy="mend the TOML there") from error
     try:
         return CentreSettings(**data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -37,10 +38,19 @@ def list_nodes(context: typer.Context, json: Json = False) -> None:
     colours = {"connected": "green", "suspect": "yellow", "gone": "red"}
     for node in found:
         table.add_row(
-            node.name, f"[{colours[node.presence]}]{node.presence}[/]", f"{node.last_seen:%Y-%m-%d %H:%M:%S}" if node.last_seen else "never", node.version,
+            node.name, f"[{colours[node.presence]}]{node.presence}[/]", _ago(node.last_seen), node.version,
             f"{node.slots_free}/{node.slots}", ", ".join(node.launchers), ", ".join(node.datasets), "; ".join(node.problems),
         )  # fmt: skip
     Console().print(table if found else "no nodes yet: `fem nodes enrol NAME`")
+
+
+def _ago(moment: datetime | None) -> str:
+    if moment is None:
+        return "never"
+    from fdn_worker.protocol import now
+
+    seconds = (now() - moment).total_seconds()
+    return f"{seconds:.0f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{moment:%Y-%m-%d %H:%M}"
 
 
 @nodes.command()
@@ -93,7 +103,6 @@ def relay() -> None:
     from flows import connection
 
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger("pika").setLevel(logging.ERROR)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -50,7 +50,7 @@ def status(
 ) -> None:
     """How executions stand."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from flows import connection
 
@@ -71,9 +71,11 @@ def status(
                 ]
             )
             return
-        table = Table("execution", "state", "user", "project", "tool", "created (UTC)", box=None, pad_edge=False)
+        table = Table(
+            Column("execution", no_wrap=True), "state", Column("created (UTC)", no_wrap=True), "user", "for", box=None, pad_edge=False
+        )
         for row in rows:
-            table.add_row(row.id, row.state, row.user, row.project, row.tool, f"{row.created:%Y-%m-%d %H:%M:%S}")
+            table.add_row(row.id, row.state, f"{row.created:%m-%d %H:%M:%S}", row.user, row.tool or row.project)
         Console().print(table if rows else "no executions yet")
         return
     centre, submissions = _find(execution)

@@ -43,7 +43,7 @@ _begun: set[str] = set()
 
 def _may_pass(_task: Any, _run: Any, state: PrefectState[Any]) -> bool:
     """Only a fault of the infrastructure that may pass is worth another try."""
-    error = state.result(raise_on_failure=False)
+    error = state.data  # the exception itself; `result()` would be a coroutine here
     return isinstance(error, SystemFault) and error.retryable
 
 
@@ -177,7 +177,9 @@ async def _cancelled(centre: Centre, submission: Submission) -> None:
     await asyncio.to_thread(centre.cancel, submission.execution, "the flow was cancelled")
     try:
         async with asyncio.timeout(CONFIRM_SECONDS):
-            async for _ in waiting.events(centre, submission, follower="cancel"):
-                pass
+            async for event in waiting.events(centre, submission, follower="cancel"):
+                if connection.watcher is not None and event.state is not None and event.state.terminal:
+                    connection.watcher(event)
+        await asyncio.to_thread(check_and_close, centre, submission)
     except TimeoutError:
         get_run_logger().warning("node %s has not confirmed the cancel yet; it will be told until it does", submission.node)

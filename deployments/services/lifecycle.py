@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 
 from deployments.services import engine, images, installs, minio, prefect_seed, rabbitmq
@@ -88,13 +88,11 @@ def during(place: Place, command: list[str]) -> int:
         if not is_up(place):
             after.callback(down, place)
         up(place)
-        # From here on a Ctrl-C is the command's affair, which gets it from the terminal, and SIGTERM is handed on.
+        # From here on a Ctrl-C is the command's affair, which gets it from the terminal (a handler, unlike SIG_IGN, is not inherited).
+        signal.signal(signal.SIGINT, lambda *_: None)
         child = subprocess.Popen(command, env={**os.environ, "FEM_SERVICES": str(place.json)})
         signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
-        while child.returncode is None:
-            with suppress(KeyboardInterrupt):
-                child.wait()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        child.wait()
         return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 

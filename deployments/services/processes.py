@@ -57,6 +57,7 @@ def start(name: str, argv: list[str], environ: Mapping[str, str], log: Path, mar
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    child.returncode = 0  # it is meant to outlive us: nothing for the interpreter to warn of
     process = Process.of(name, child.pid)
     if process is None:
         raise ServiceError(f"{name} ended at once{tail(log)}")

@@ -24,7 +24,7 @@ from pika.exceptions import (
 
 from fdn_worker.errors import BrokerUnavailable, FdnError, SettingsError, Unroutable
 
-#: Seconds between heartbeats; a silent broker is given up after about one and a half.
+#: Seconds between heartbeats; a silent broker is given up within three of them.
 HEARTBEAT = 10
 #: Seconds for one TCP connection, and for the whole way up to an open AMQP connection.
 TCP_SECONDS, OPEN_SECONDS = 5.0, 10.0
@@ -104,7 +104,7 @@ class Address:
         elif isinstance(cause, IncompatibleProtocolError) and self.parameters.ssl_options is not None:
             message += "closed the connection once TLS stood"
             remedy = "check the client certificate (?certfile=, ?keyfile=): the broker may want one, or does not trust this one"
-        elif isinstance(cause, workflow.AMQPConnectorTimeout | IncompatibleProtocolError):
+        elif isinstance(cause, workflow.AMQPConnectorStackTimeout | IncompatibleProtocolError):
             message += "does not answer as RabbitMQ"
         elif isinstance(cause, ConnectionBlockedTimeout):
             message += f"held publishing back for {BLOCKED_SECONDS:.0f} s"

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import pika
 from pika.adapters.select_connection import IOLoop
-from pika.adapters.utils.connection_workflow import AbstractAMQPConnectionWorkflow
 from pika.channel import Channel
 from pika.connection import Connection
 from pika.exceptions import AMQPError
@@ -22,8 +21,8 @@ from fdn_worker.errors import BrokerUnavailable, FdnError
 
 log = logging.getLogger(__name__)
 
-#: Seconds that closing may take before the connection is just dropped.
-CLOSE_SECONDS = 1.0
+#: Seconds that closing may take before the connection is just dropped (a broker object has two).
+CLOSE_SECONDS = 0.7
 #: Seconds in which the broker must have answered, connecting included.
 ANSWER_SECONDS = 15.0
 
@@ -46,8 +45,13 @@ class Link:
         self._loop: IOLoop | None = None
         # From here on the thread's own.
         self._connection: pika.SelectConnection | None = None
-        self._attempt: AbstractAMQPConnectionWorkflow | None = None
+        self._connecting = False
         self._waiting: list[tuple[Use, Failed]] = []
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     def run(self, function: Callable[[], None], after: float = 0.0) -> None:
         """Have the thread call `function` at once, or `after` seconds. From any thread; BrokerUnavailable when closed."""
@@ -135,12 +139,13 @@ class Link:
         loop.close()
 
     def _connect(self) -> None:
-        if self._connection is None and self._attempt is None:
-            # Not through the constructor: a connection made there fails an assertion when it is closed while it opens.
-            self._attempt = pika.SelectConnection.create_connection([self.address.parameters], self._done, custom_ioloop=self._loop)
+        if self._connection is None and not self._connecting:
+            self._connecting = True
+            # Not through the constructor: a connection made there fails an assertion when its time to open is up.
+            pika.SelectConnection.create_connection([self.address.parameters], self._done, custom_ioloop=self._loop)
 
     def _done(self, result: Connection | BaseException) -> None:
-        self._attempt = None
+        self._connecting = False
         if isinstance(result, pika.SelectConnection):
             result.add_on_close_callback(self._lost)
             self._connection = result
@@ -150,18 +155,14 @@ class Link:
         else:
             assert isinstance(result, BaseException)
             self._fail(self.address.explain(result))
-            self._end_if_closed()
 
     def _lost(self, _connection: Connection, _reason: BaseException) -> None:
         """Whoever had a channel was told by it; whoever came while it closed gets the next connection."""
         self._connection = None
-        self._end_if_closed()
-        if self._waiting:
-            self._connect()
-
-    def _end_if_closed(self) -> None:
         if self._closed and self._loop is not None:
             self._loop.stop()
+        elif self._waiting:
+            self._connect()
 
     def _fail(self, error: FdnError) -> None:
         waiting, self._waiting = self._waiting, []
@@ -171,10 +172,9 @@ class Link:
     def _leave(self) -> None:
         assert self._loop is not None
         self._fail(BrokerUnavailable(f"the connection to {self.address.place} was closed on this side"))
+        if self._connection is None:
+            self._loop.stop()  # an attempt is just dropped: pika fails an assertion when it is aborted in mid-handshake
+            return
         self._loop.call_later(CLOSE_SECONDS, self._loop.stop)
-        if self._attempt is not None:
-            self._attempt.abort()
-        elif self._connection is None:
-            self._loop.stop()
-        elif not (self._connection.is_closing or self._connection.is_closed):
+        if not (self._connection.is_closing or self._connection.is_closed):
             self._connection.close()

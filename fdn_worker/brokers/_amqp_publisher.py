@@ -137,8 +137,10 @@ class Publisher:
                 request.settle(BrokerUnavailable(message, remedy="look at its log"))
         if self._waiting:
             # Not from inside pika's callback: the connection may be half closed.
-            with contextlib.suppress(BrokerUnavailable):
+            try:
                 self._link.run(self._send_waiting)
+            except BrokerUnavailable as error:
+                self._failed(error)
 
     def _failed(self, error: FdnError) -> None:
         self._opening = False

@@ -133,10 +133,10 @@ class AmqpSubscription:
         self._failed(self._link.address.explain_channel(reason, self._what))
 
     def _failed(self, error: FdnError) -> None:
-        if self._ended:
-            return
         if not self._started.done():
             self._started.set_exception(error)
+            return
+        if self._ended or self._link.closed:
             return
         pause = next(self._delays)
         log.warning("queue %s is not consumed: %s; next try in %.1f s", self._queue, error, pause, extra={"action": "broker"})

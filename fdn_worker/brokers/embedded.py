@@ -1,10 +1,11 @@
 """The broker with nothing installed: one SQLite file, for processes on one machine.
 
-A publish is one transaction, on disk when it returns. Deliveries and settlements are written in batches and reach the
-disk with the next publish: a power cut can only make a message come again. Each object that consumes has one thread,
-which looks for news of other processes every `INTERVAL` (20 ms) and is woken at once by its own object's; idle, that
-costs {IDLE} of a core. A consumer is gone when its process is, or when it has not reported for `LEASE` (5 s): then
-what it had in hand is delivered again. `durable` and `replicated` make no difference here.
+A publish is one transaction, on disk when it returns. Deliveries and settlements are written in batches, at most one
+`INTERVAL` (20 ms) later, and reach the disk with the next publish: a kill or a power cut can only make a message come
+again. Each object that consumes has one thread, which looks for news of other processes every `INTERVAL` and is woken
+at once by its own object's; idle, that costs 0.4 to 0.8 % of a core, with two subscriptions as with two thousand. A
+consumer is gone when its process is, or when it has not reported for `LEASE` (5 s): then what it had in hand is
+delivered again. `durable` and `replicated` make no difference here.
 """
 
 from __future__ import annotations

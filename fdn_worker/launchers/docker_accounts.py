@@ -69,7 +69,7 @@ class _Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self.done.wait(_INTERVAL):
-            with self._engine.to("") as api:
+            with self._engine.to(f"measure {self._container}") as api:
                 try:
                     stats = api.stats(self._container, stream=False, one_shot=True)
                 except (APIError, RequestException):

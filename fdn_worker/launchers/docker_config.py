@@ -85,10 +85,10 @@ def container_config(spec: LaunchSpec, options: DockerOptions, cgroup: str | Non
 
 
 def _host_config(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
-    need = spec.resources
+    need, (uid, gid) = spec.resources, options.ids
     return {
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges:true"],
+        "SecurityOpt": ["no-new-privileges"],
         "Privileged": False,
         "ReadonlyRootfs": True,
         "NetworkMode": options.network if spec.network else "none",
@@ -98,7 +98,8 @@ def _host_config(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
         "Memory": int(need.memory),
         "MemorySwap": int(need.memory),
         "NanoCpus": int(need.cpus * 1e9),
-        "Tmpfs": {"/tmp": f"rw,noexec,nosuid,nodev,size={options.tmp_size}"},
+        # Older runc give it the mode of the image's own /tmp, whatever is said here, so it has to be the task's own.
+        "Tmpfs": {"/tmp": f"rw,noexec,nosuid,nodev,mode=1777,uid={uid},gid={gid},size={options.tmp_size}"},
         "Ulimits": [
             {"Name": name, "Soft": most, "Hard": most}
             for name, most in (("nofile", options.open_files), ("core", 0), ("fsize", int(need.disk)))

@@ -77,7 +77,7 @@ def decode(payload: bytes) -> Message:
     try:
         fields = json.loads(payload)
         kind, version = fields.pop("kind"), fields.get("version", "")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MessageError(f"not a message: {error!r}") from error
     model = MESSAGES.get(kind) if isinstance(kind, str) else None
     if model is None:

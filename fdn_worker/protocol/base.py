@@ -23,7 +23,10 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 def _in_utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"moment {value} has no place in UTC") from error
 
 
 #: A moment with its zone, kept in UTC.
@@ -52,7 +55,7 @@ RelativePath = Annotated[str, AfterValidator(check_relative_path)]
 class Part(BaseModel):
     """A part of a message."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     def unknown_fields(self, place: str = "") -> Iterator[str]:
         """Dotted names of the fields that this version does not know."""

@@ -82,7 +82,7 @@ class Keyring:
             version, key_id = envelope["version"], envelope["key_id"]
             algorithm, signature = envelope["algorithm"], base64.b64decode(envelope["signature"], validate=True)
             payload = envelope["payload"].encode()
-        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
             raise MessageError(f"not an envelope: {error!r}") from error
         if version != ENVELOPE_VERSION:
             raise MessageError(f"envelope version {version!r} is unknown", remedy=f"this side reads version {ENVELOPE_VERSION}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from uuid import UUID, uuid5
 
-from fdn_worker.errors import FdnError
+from fdn_worker.errors import Fault, FdnError
 
 #: A site, task or dataset id: 1 to 63 of [a-z0-9-], no dash at either end.
 ID_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -33,6 +33,7 @@ class NameRefused(FdnError):
     """An id holds something other than [a-z0-9-]."""
 
     code = "bad-name"
+    fault = Fault.USER
 
 
 def check_id(value: str, what: str = "id") -> str:

@@ -13,10 +13,16 @@ from fdn_worker.protocol.names import container_name, run_id
 #: Environment variables that the node sets itself, and that `$NAME` in argv and environment stands for.
 PLACES = ("DATA_PATH", "SANDBOX_PATH", "INPUT_PATH", "SOURCE_PATH", "NODE_NAME")
 
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+COMMIT_PATTERN = r"^[0-9a-f]{40}([0-9a-f]{24})?$"
+#: No engine may take it for an option.
+IMAGE_PATTERN = r"^[^\s-]\S*$"
+
+VariableName = Annotated[str, StringConstraints(pattern=VARIABLE_PATTERN)]
 #: No NUL can be handed to a process.
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
-Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
 
 
 class InputFile(Part):
@@ -43,7 +49,7 @@ class Source(Part):
     """A Git repository at one commit: stands read-only at $SOURCE_PATH."""
 
     repository: str
-    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")]
+    commit: Annotated[str, StringConstraints(pattern=COMMIT_PATTERN)]
 
     @field_validator("repository")
     @classmethod
@@ -77,7 +83,7 @@ class TaskOrder(Message):
 
     #: Entry-point name of the launcher; None leaves it to the node.
     launcher: str | None = None
-    image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\s-]\S*$")] | None = None
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=IMAGE_PATTERN)] | None = None
     image_digest: Digest | None = None
     #: Handed over as it stands, never through a shell; `$NAME` of PLACES is filled in by the node.
     argv: Annotated[tuple[Text, ...], Field(min_length=1)]

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fdn_worker.errors import Fault
 from fdn_worker.protocol.base import ByteCount, Direction, Id, Message, Moment, Part, RelativePath
@@ -40,10 +40,14 @@ class _OfAttempt(Message):
         return f"{self.kind}.{self.request}"
 
 
+#: Parts are counted from 1.
+PartNumber = Annotated[int, Field(ge=1, le=MOST_PARTS)]
+
+
 class PartETag(Part):
     """A part that the store took; `etag` as the store gave it, without quotes."""
 
-    number: Annotated[int, Field(ge=1, le=MOST_PARTS)]
+    number: PartNumber
     etag: str
 
 
@@ -56,8 +60,14 @@ class TransferFile(Part):
     part_size: ByteCount = 0
     #: To go on with an earlier upload; None starts one.
     upload_id: str | None = None
-    #: The parts that still want a URL, counted from 1; empty means all.
-    parts: tuple[int, ...] = ()
+    #: The parts that still want a URL; empty means all.
+    parts: tuple[PartNumber, ...] = ()
+
+    @model_validator(mode="after")
+    def _takes_so_many_parts(self) -> TransferFile:
+        if self.size > self.part_size * MOST_PARTS > 0:
+            raise ValueError(f"{self.size} bytes make more than {MOST_PARTS} parts of {self.part_size}")
+        return self
 
 
 class TransferRequest(_OfAttempt):
@@ -71,7 +81,7 @@ class TransferRequest(_OfAttempt):
 class GrantedUrl(Part):
     """Where to get or put a part; `number` is 1 for a file in one piece."""
 
-    number: Annotated[int, Field(ge=1, le=MOST_PARTS)]
+    number: PartNumber
     url: str = Field(repr=False)
 
 

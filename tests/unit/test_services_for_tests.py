@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.services import images, installs, lifecycle, prefect_seed
+from deployments.services import images, installs, lifecycle, minio, prefect_seed, rabbitmq
 from deployments.services.place import Place, ServiceError
 from deployments.services.processes import Process, free_ports, marked, start, stop, wait_until
 
@@ -124,9 +124,9 @@ def test_a_failed_start_leaves_nothing_running(place: Place, monkeypatch: pytest
         lifecycle._note(at, launched[0])
         raise ServiceError("no room")
 
-    monkeypatch.setattr(lifecycle.rabbitmq, "launch", launch)
-    monkeypatch.setattr(lifecycle.installs, "perform", lambda _: None)
-    monkeypatch.setattr(lifecycle.minio, "installs", lambda _: [])
+    monkeypatch.setattr(rabbitmq, "launch", launch)
+    monkeypatch.setattr(installs, "perform", lambda _: None)
+    monkeypatch.setattr(minio, "installs", lambda _: [])
     with pytest.raises(ServiceError, match="no room"):
         lifecycle.up(place)
     assert [process.alive for process in launched] == [False]

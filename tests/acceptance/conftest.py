@@ -1,0 +1,74 @@
+"""One Prefect server and one embedded federation for the whole room; commands run as a person would run them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from federation.centre import Centre
+from federation.local import LocalFederation
+from flows.server import migrate, prefect_server
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = ROOT / ".cache/prefect-seed.db"
+BIN = Path(sys.executable).parent
+PATIENTS = "name,age\nanna,61\nbruno,48\nclara,75\n"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables of a running Prefect server."""
+    if not SEED.exists():
+        migrate(home := tmp_path_factory.mktemp("seed"))
+        SEED.parent.mkdir(parents=True, exist_ok=True)
+        (home / "prefect.db").rename(SEED)
+    with prefect_server(tmp_path_factory.mktemp("prefect"), seed=SEED) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def federation() -> Iterator[LocalFederation]:
+    """Two nodes: site-a with a dataset, site-b with none; the process launcher."""
+    with tempfile.TemporaryDirectory(prefix="fem-test-") as folder:
+        data = Path(folder) / "data" / "patients"
+        data.mkdir(parents=True)
+        (data / "patients.csv").write_text(PATIENTS)
+        with LocalFederation(Path(folder) / "home", ("site-a", "site-b"), {"site-a": {"patients": data}}) as local:
+            yield local
+
+
+@pytest.fixture(scope="session")
+def centre(federation: LocalFederation) -> Iterator[Centre]:
+    """The federation's centre, with its relay, for a look at what happened."""
+    centre = Centre.open(federation.settings())
+    federation.wait_connected(centre)
+    yield centre
+    centre.close()
+
+
+@pytest.fixture(scope="session")
+def environment(prefect_api: dict[str, str], federation: LocalFederation, centre: Centre) -> dict[str, str]:
+    """What a person's shell would have set."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_"))}
+    path = f"{BIN}:{inherited['PATH']}"
+    return inherited | prefect_api | federation.environment() | {"PATH": path, "COLUMNS": "120"}
+
+
+@pytest.fixture
+def run(environment: dict[str, str], tmp_path: Path) -> Run:
+    """Run a command to its end: run("fem", "status"); run(..., env={...}, cwd=...)."""
+
+    def call(
+        *words: str, env: dict[str, str] | None = None, cwd: Path = tmp_path, timeout: float = 100
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, env=environment | (env or {}), cwd=cwd, timeout=timeout, capture_output=True, text=True)
+
+    return call
