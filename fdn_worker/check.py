@@ -117,10 +117,7 @@ def _store(settings: WorkerSettings) -> Finding:
 def _launcher(name: str, settings: WorkerSettings) -> Finding:
     what = f"launcher {name}"
     try:
-        options = dict(settings.launchers.get(name, {}))
-        if name == "process":
-            options.setdefault("root", settings.state_dir / "process")
-        held = launchers.load(name, options).names(settings.node)
+        held = launchers.load(name, settings.launchers.get(name, {}), settings.state_dir / name).names(settings.node)
     except FdnError as error:
         return _bad(what, error)
     warning = "; it protects nothing: for development alone" if name == "process" else ""

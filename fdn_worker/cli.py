@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="The daemon of a federated data node: runs permitted tasks on data that never leaves the site.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
 SettingsPath = Annotated[
@@ -60,19 +60,15 @@ def init(
 
 @app.command()
 def check(settings: SettingsPath = DEFAULT) -> None:
-    """Probe broker, store, launchers, datasets and disk; each with what to mend."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Probe all that this node needs. Each finding says what to mend."""
     from fdn_worker.check import probe
     from fdn_worker.settings import load
 
-    table = Table("", "probe", "finding", "to mend it", box=None, pad_edge=False)
     sound = True
     for finding in probe(load(settings)):
         sound &= finding.sound
-        table.add_row("[green]ok[/]" if finding.sound else "[red]no[/]", finding.what, finding.says, finding.remedy)
-    Console().print(table)
+        mark = typer.style("ok", fg="green") if finding.sound else typer.style("no", fg="red")
+        typer.echo(f"{mark}  {finding.what}: {finding.says}" + (f"\n    to mend it: {finding.remedy}" if finding.remedy else ""))
     if not sound:
         raise typer.Exit(INFRASTRUCTURE)
 
@@ -153,12 +149,14 @@ def runs(
         _json(rows)
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("run", "attempt", "state", "phase", "received (UTC)", "user", "command", box=None, pad_edge=False)
+    narrow = [Column(name, no_wrap=True) for name in ("received (UTC)", "run", "attempt", "state", "user")]
+    table = Table(*narrow, "command", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(str(row[key]) for key in ("run", "attempt", "state", "phase", "received", "user")), " ".join(row["argv"])[:60])  # type: ignore[arg-type]
-    Console().print(table if rows else "no runs yet")
+        received, run = str(row["received"])[5:].replace("T", " "), str(row["run"])[:8]
+        table.add_row(received, run, str(row["attempt"]), str(row["state"]), str(row["user"]), " ".join(row["argv"])[:60])  # type: ignore[arg-type]
+    Console(markup=False, highlight=False).print(table if rows else "no runs yet")
 
 
 @app.command()
@@ -167,7 +165,7 @@ def drain(
     undo: Annotated[bool, typer.Option("--undo", help="Take orders again.")] = False,
     leave: Annotated[bool, typer.Option("--exit", help="Have the worker end once it is empty.")] = False,
 ) -> None:
-    """Take no more orders, and finish what is here: before maintenance. Orders wait at the broker meanwhile."""
+    """Take no more orders, and finish what is here. Orders wait at the broker meanwhile."""
     from fdn_worker.journal import Journal
     from fdn_worker.protocol import Signer
     from fdn_worker.settings import load

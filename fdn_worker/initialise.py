@@ -32,6 +32,8 @@ launcher = "docker"
 allowed_launchers = ["docker"]
 # Whether a task may ask for the network.
 allow_network = false
+# When a task's log lines leave the site: live, after-release (with the outputs alone) or never.
+logs = "live"
 
 # Data stays at home: an order may name a dataset, which is mounted read-only. Each folder must lie under a root.
 data_roots = []

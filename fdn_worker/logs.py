@@ -24,7 +24,8 @@ class LogSink:
     lines between that and the crash are read from the launcher again.
     """
 
-    def __init__(self, entry: Entry, path: Path, journal: Journal, limits: LimitsSection) -> None:
+    def __init__(self, entry: Entry, path: Path, journal: Journal, limits: LimitsSection, *, live: bool) -> None:
+        self._live = live
         self._name, self._journal, self._limits = entry.name, journal, limits
         self._cursor, self._bytes, self._sent, self.dropped = entry.cursor, entry.log_bytes, entry.lines_sent, entry.lines_dropped
         self._lines: list[str] = []
@@ -49,15 +50,19 @@ class LogSink:
             if kept:
                 self._file.write(data)
                 self._bytes += len(data)
-            if self._may_send():
-                self._sent += 1
-                text = line.text if len(line.text) <= self._limits.log_line_length else line.text[: self._limits.log_line_length] + " [cut]"
-                self._lines.append(text)
-                self._size += len(text)
-            else:
+            if (self._live and not self._send(line.text)) or not kept:
                 self.dropped += 1
             if len(self._lines) >= BATCH_LINES or self._size >= BATCH_BYTES:
                 self._flush()
+
+    def _send(self, text: str) -> bool:
+        """Have a line travel with the next event, if the caps allow."""
+        if not self._may_send():
+            return False
+        self._sent += 1
+        self._lines.append(text if len(text) <= self._limits.log_line_length else text[: self._limits.log_line_length] + " [cut]")
+        self._size += len(self._lines[-1])
+        return True
 
     def _may_send(self) -> bool:
         if self._sent >= self._limits.log_lines:
@@ -84,8 +89,8 @@ class LogSink:
     def close(self) -> None:
         """Send what is left, and say what was dropped."""
         with self._lock:
-            if self.dropped:
-                self._lines.append(f"[{self.dropped:,} lines were not sent: the node's caps on log lines; the uploaded log holds more]")
+            if self.dropped and self._live:
+                self._lines.append(f"[{self.dropped:,} lines were dropped: the node's caps on log lines and bytes]")
                 self._changed = True
             if self._changed:
                 self._flush()

@@ -110,7 +110,7 @@ def _execute(attempt: Attempt, entry: Entry, site: Site) -> Exit:
         entry = _entry(site.journal, name)
     else:
         attempt.started = datetime.fromisoformat(entry.started) if entry.started else now()
-    attempt.sink = LogSink(entry, attempt.folder.log, site.journal, site.settings.limits)
+    attempt.sink = LogSink(entry, attempt.folder.log, site.journal, site.settings.limits, live=site.settings.logs == "live")
     attempt.running = True
     try:
         if attempt.stopping():
@@ -181,7 +181,7 @@ def _settle(attempt: Attempt, site: Site, state: State, reason: Reason | None, e
         except TaskFailed as error:
             state, reason = _outcome(error)
     log_file = attempt.folder.log
-    if log_file.exists() and log_file.stat().st_size:
+    if site.settings.logs != "never" and log_file.exists() and log_file.stat().st_size:
         files.append(describe(log_file, LOG_PATH))
     report = Report(
         launcher=entry.launcher, image_digest=entry.image, exit_code=exit_.code if exit_ else None, usage=exit_.usage if exit_ else Usage(),

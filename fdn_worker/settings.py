@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -105,6 +105,8 @@ class WorkerSettings(BaseSettings):
     launchers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict)]
     #: Whether an order may ask for the network.
     allow_network: bool = False
+    #: When a task's log lines leave the site: as they come, with its outputs alone, or not at all.
+    logs: Literal["live", "after-release", "never"] = "live"
 
     #: Dataset name -> folder; each must lie under one of the roots.
     datasets: Annotated[dict[Id, Path], Field(default_factory=dict)]

@@ -104,5 +104,7 @@ def _explained(source: Source, error: Exception) -> TaskFailed | SystemFault:
         )
     if "does not exist" in text or "not found" in text or "does not appear to be a git repository" in text:
         return TaskFailed(f"there is no repository at {source.repository}", code="source-missing", remedy="mend its address")
-    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "git failed")
+    # GitPython puts what Git said between quotes, the last of them on a line of its own
+    said = [line.strip(" '").removeprefix("stderr: '") for line in text.splitlines()]
+    last = next((line for line in reversed(said) if line), "git failed")
     return SystemFault(f"fetching {source.repository}: {last}", code="source-unavailable", remedy="the run may be submitted again")

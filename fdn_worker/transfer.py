@@ -25,12 +25,12 @@ import urllib3
 
 from fdn_worker.brokers import Broker
 from fdn_worker.brokers.backoff import delays
-from fdn_worker.errors import Fault, ObjectMissing, PolicyRefused, StoreUnavailable, SystemFault, TaskFailed
+from fdn_worker.errors import Fault, FdnError, ObjectMissing, PolicyRefused, StoreUnavailable, SystemFault, TaskFailed
 from fdn_worker.journal import Journal
-from fdn_worker.protocol import Complete, Completed, Grant, Refusal, Signer, TaskOrder, TransferRequest, pack
+from fdn_worker.protocol import Abort, Complete, Completed, Grant, Refusal, Signer, TaskOrder, TransferRequest, pack
 from fdn_worker.protocol.base import Message
 from fdn_worker.protocol.names import EVENT_KEY, event_exchange
-from fdn_worker.protocol.upload import MOST_PARTS, FinishedFile, GrantedFile, PartETag, TransferFile
+from fdn_worker.protocol.upload import MOST_PARTS, AbortedFile, FinishedFile, GrantedFile, PartETag, TransferFile
 from fdn_worker.settings import TransferSection
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,25 @@ class Transfers:
                     self._put(order, upload, granted.get(upload.path), stopping)
                     left.remove(upload)
 
-        self._persist(put, stopping, self._settings.keep_trying)
+        try:
+            self._persist(put, stopping, self._settings.keep_trying)
+        except (FdnError, Stopped):
+            self._abort(order, uploads)
+            raise
         self._journal.parts_forgotten(order.name)
+
+    def _abort(self, order: TaskOrder, uploads: Sequence[Upload]) -> None:
+        """Have the store drop what is half up; should the word be lost, the store's own rule drops it later."""
+        begun = [(upload.path, begun[0]) for upload in uploads if (begun := self._begun(order.name, upload)) is not None]
+        self._journal.parts_forgotten(order.name)
+        if not begun:
+            return
+        files = tuple(AbortedFile(path=path, upload_id=upload_id) for path, upload_id in begun)
+        message = Abort(request=uuid4(), node=self._node, run=order.run, attempt=order.attempt, files=files)
+        try:
+            self._send(message)
+        except SystemFault as error:
+            log.warning("%d half-done uploads are left to the store's own rule: %s", len(files), error, extra={"action": "abort-lost"})
 
     def _grant_puts(self, order: TaskOrder, wanted: list[TransferFile], stopping: Callable[[], bool]) -> Sequence[GrantedFile]:
         if not wanted:
@@ -138,10 +155,10 @@ class Transfers:
         """Send the request until it is answered. Raises what a Refusal says."""
         future: Future[Answer] = Future()
         self._waiting[request] = future
-        body, patience = pack(message, self._signer), FIRST_ANSWER
+        patience = FIRST_ANSWER
         try:
             while True:
-                self._broker.publish(body, exchange=event_exchange(self._node), key=EVENT_KEY, message_id=message.message_id)
+                self._send(message)
                 answer = self._await(future, patience, stopping)
                 if answer is not None:
                     break
@@ -155,6 +172,10 @@ class Transfers:
             kind = {Fault.USER: TaskFailed, Fault.POLICY: PolicyRefused, Fault.INFRASTRUCTURE: ObjectMissing}[answer.fault]
             raise kind(answer.message, code=answer.code)
         return answer
+
+    def _send(self, message: Message) -> None:
+        body = pack(message, self._signer)
+        self._broker.publish(body, exchange=event_exchange(self._node), key=EVENT_KEY, message_id=message.message_id)
 
     @staticmethod
     def _await(future: Future[Answer], patience: float, stopping: Callable[[], bool]) -> Answer | None:
@@ -388,7 +409,8 @@ class Transfers:
         except urllib3.exceptions.HTTPError as error:
             raise StoreUnavailable(f"store {urlsplit(url).netloc}: {type(error).__name__}") from error
         finally:
-            response.release_conn()
+            # What was read to its end has gone back to the pool; a connection with something left in it may not.
+            response.close()
 
 
 def _parts(size: int, part_size: int) -> Iterator[tuple[int, int, int]]:

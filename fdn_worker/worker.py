@@ -102,10 +102,8 @@ class Worker:
         """The launcher of that name, made once."""
         with self._lock:
             if name not in self._launchers:
-                options = dict(self.settings.launchers.get(name, {}))
-                if name == "process":
-                    options.setdefault("root", self.settings.state_dir / "process")
-                self._launchers[name] = launchers.load(name, options)
+                options = self.settings.launchers.get(name, {})
+                self._launchers[name] = launchers.load(name, options, self.settings.state_dir / name)
             return self._launchers[name]
 
     @contextmanager

@@ -77,7 +77,7 @@ class TaskResult(BaseModel):
     def explain(self) -> str:
         """One line for people."""
         if self.state is State.SUCCEEDED:
-            return f"{self.node}: {self.state}, {len(self.outputs)} outputs"
+            return f"{self.node}: {self.state}, {len(self.outputs)} output{'' if len(self.outputs) == 1 else 's'}"
         return f"{self.node}: {self.state}" + (f" ({self.reason.code}): {self.reason.message}" if self.reason else "")
 
 

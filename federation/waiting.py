@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two heartbeats of a node that never said so itself.
 HEARTBEAT = 10.0
+#: Seconds after the deadline in which a node may say that it ended the run by itself, before it is asked to cancel it.
+LENIENCE = 3.0
 #: States in which the computation is over: the deadline of the release counts, no more that of the execution.
 COMPUTED = frozenset({State.STAGING_OUT, State.AWAITING_RELEASE})
 
@@ -76,7 +78,7 @@ async def events(centre: Centre, submission: Submission, *, follower: str = "wai
         for event in await _recorded(centre, submission, fold):
             yield event
         while not fold.state.terminal:
-            deadline = compute_ends + (timedelta(seconds=centre.settings.release) if fold.state in COMPUTED else timedelta())
+            deadline = compute_ends + timedelta(seconds=centre.settings.release if fold.state in COMPUTED else LENIENCE)
             silence = 3 * await _interval(centre, submission.node)
             left = (deadline - now()).total_seconds() + (centre.settings.patience if cancelled else 0.0)
             try:

@@ -22,10 +22,8 @@ SUCCEEDED, FAILED, USAGE, INFRASTRUCTURE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 
 app = typer.Typer(
     help="Run tasks at federated data nodes, on data that stays there.\n\nExit codes: 0 succeeded, 1 task failed, 2 bad usage, "
     "3 infrastructure, 4 refused by the node, 130 interrupted.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
-cli_records.add_to(app)
-cli_nodes.add_to(app)
 
 
 def _version(wanted: bool) -> None:
@@ -43,7 +41,7 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 @app.command()
 def run(
-    argv: Annotated[list[str], typer.Argument(help="The command, after --.", metavar="-- COMMAND...")],
+    argv: Annotated[list[str], typer.Argument(help="The command, after --.", metavar="-- COMMAND")],
     node: Annotated[str, typer.Option("--node", "-n", help="The node to run at.")],
     image: Annotated[str | None, typer.Option("--image", "-i", help="Container image, name:tag.")] = None,
     image_digest: Annotated[str | None, typer.Option(help="sha256:..., to insist on these bytes.")] = None,
@@ -69,7 +67,7 @@ def run(
 ) -> None:
     """Run a command at a node, and follow it. Ctrl-C asks the node to cancel.
 
-    Example: [bold]fem run --node site-a --image python:3.11 --dataset census --output '*.csv' -- python $SOURCE_PATH/main.py[/]
+    Example: fem run --node site-a --image python:3.11 --dataset census --output '*.csv' -- python $SOURCE_PATH/main.py
     """
     import os
 
@@ -83,15 +81,21 @@ def run(
     from federation.request import TaskRequest, build
     from flows import connection
 
-    connection.centre().check(build(TaskRequest, **{name: value for name, value in fields.items() if value is not None}))
+    fields = {name: value for name, value in fields.items() if value is not None}
+    connection.centre().check(build(TaskRequest, **fields))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     from flows.cli_run import submit
 
-    outcome = submit(fields | {"idempotency_key": key}, quiet=json)
+    outcome = submit(fields | {"idempotency_key": key or ""}, quiet=json)
     if json:
         typer.echo(outcome.model_dump_json(indent=2))
     raise typer.Exit(exit_code(outcome))
+
+
+# After `run`, so that it stands first in the help.
+cli_records.add_to(app)
+cli_nodes.add_to(app)
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
-nodes = typer.Typer(help="Nodes of the federation.", add_completion=False)
+nodes = typer.Typer(help="The nodes, and when each was last heard.", add_completion=False)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,7 +25,8 @@ def list_nodes(context: typer.Context, json: Json = False) -> None:
     if context.invoked_subcommand is not None:
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
     from federation.presence import presence
     from flows import connection
@@ -34,14 +35,19 @@ def list_nodes(context: typer.Context, json: Json = False) -> None:
     if json:
         typer.echo("[" + ",\n ".join(node.model_dump_json() for node in found) + "]")
         return
-    table = Table("node", "presence", "last heard", "version", "slots free", "launchers", "datasets", "problems", box=None, pad_edge=False)
+    narrow = [Column(name, no_wrap=True) for name in ("node", "presence", "heard", "version", "free")]
+    table = Table(*narrow, "launchers", "datasets", box=None, pad_edge=False)
     colours = {"connected": "green", "suspect": "yellow", "gone": "red"}
     for node in found:
         table.add_row(
-            node.name, f"[{colours[node.presence]}]{node.presence}[/]", _ago(node.last_seen), node.version,
-            f"{node.slots_free}/{node.slots}", ", ".join(node.launchers), ", ".join(node.datasets), "; ".join(node.problems),
+            node.name, Text(node.presence, colours[node.presence]), _ago(node.last_seen), node.version,
+            f"{node.slots_free}/{node.slots}", ", ".join(node.launchers), ", ".join(node.datasets),
         )  # fmt: skip
-    Console().print(table if found else "no nodes yet: `fem nodes enrol NAME`")
+    console = Console(markup=False, highlight=False)
+    console.print(table if found else "no nodes yet: `fem nodes enrol NAME`")
+    for node in found:
+        for problem in node.problems:
+            console.print(f"{node.name}: {problem}", style="yellow")
 
 
 def _ago(moment: datetime | None) -> str:
@@ -73,7 +79,7 @@ def enrol(
 
 @nodes.command()
 def retire(name: Annotated[str, typer.Argument(help="Its id.")]) -> None:
-    """Take a node out of the federation, with the orders that wait for it."""
+    """Take a node out of the federation. The orders that wait for it are dropped."""
     from federation import enrol as enrolment
     from flows import connection
 
@@ -83,7 +89,7 @@ def retire(name: Annotated[str, typer.Argument(help="Its id.")]) -> None:
 
 
 def keys(path: Annotated[Path | None, typer.Argument(help="The private key's file; without it, in the home folder.")] = None) -> None:
-    """Make the centre's signing key, and print the public one for the nodes' settings. Replaces none."""
+    """Make the centre's signing key. Prints the public one, for the nodes' settings; replaces none."""
     from fdn_worker.protocol import Signer
     from fdn_worker.protocol.envelope import make_key
     from federation.settings import default_home
@@ -95,7 +101,7 @@ def keys(path: Annotated[Path | None, typer.Argument(help="The private key's fil
 
 
 def relay() -> None:
-    """Serve as the federation's relay until SIGTERM or SIGINT; a second one stands by."""
+    """Serve as the federation's relay. It ends with SIGTERM or SIGINT; a second one stands by."""
     import logging
     import signal
     import threading
@@ -114,7 +120,7 @@ def relay() -> None:
 
 
 def blocks(name: Annotated[str, typer.Argument(help="Under which name.")] = "default") -> None:
-    """Register the block types with Prefect, and save this federation's addresses as blocks of that name."""
+    """Save this federation's addresses as Prefect blocks. Registers the block types, too."""
     from flows.cli_blocks import save
 
     for saved in save(name):

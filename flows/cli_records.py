@@ -76,7 +76,7 @@ def status(
         )
         for row in rows:
             table.add_row(row.id, row.state, f"{row.created:%m-%d %H:%M:%S}", row.user, row.tool or row.project)
-        Console().print(table if rows else "no executions yet")
+        Console(markup=False, highlight=False).print(table if rows else "no executions yet")
         return
     centre, submissions = _find(execution)
     attempts = [(submission, centre.attempt(submission.run, submission.attempt)) for submission in submissions]
@@ -89,7 +89,7 @@ def status(
     table = Table("node", "task", "attempt", "state", "why", box=None, pad_edge=False)
     for each, now in attempts:
         table.add_row(each.node, each.task, str(each.attempt), now.state, now.reason_message or "")
-    Console().print(f"execution {submissions[0].execution}", table)
+    Console(markup=False, highlight=False).print(f"execution {submissions[0].execution}", table)
 
 
 def logs(
@@ -139,7 +139,7 @@ def _results(execution: str, node: str | None) -> tuple[Centre, list[TaskResult]
 
 
 def files(execution: Execution, node: Node = None, json: Json = False) -> None:
-    """The files that left the sites, checked against their manifests."""
+    """The files that left the sites. They are checked against their manifests."""
     from rich.console import Console
     from rich.table import Table
 
@@ -153,7 +153,7 @@ def files(execution: Execution, node: Node = None, json: Json = False) -> None:
     for result in results:
         for file in result.files:
             table.add_row(result.node, file.path, human(file.size), file.sha256[:16])
-    Console().print(table if table.row_count else "no files")
+    Console(markup=False, highlight=False).print(table if table.row_count else "no files")
 
 
 def download(
@@ -162,7 +162,7 @@ def download(
     node: Node = None,
     json: Json = False,
 ) -> None:
-    """Fetch outputs and logs, each checked by its SHA-256; what is there already is not fetched again."""
+    """Fetch outputs and logs. Each is checked by its SHA-256; what is there already is not fetched again."""
     from federation.results import download as fetch
 
     centre, results = _results(execution, node)

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import typer
+from prefect import tags
 from prefect.client.schemas.objects import State
 from rich.console import Console
 from rich.markup import escape
@@ -42,16 +43,17 @@ def submit(fields: dict[str, Any], *, quiet: bool) -> TaskResult:
 
 
 async def _flow_run(fields: dict[str, Any]) -> State[Any]:
-    state: State[Any] = await federated_task(**fields, return_state=True)
+    with tags("federation", f"node:{fields['node']}"):
+        state: State[Any] = await federated_task(**fields, return_state=True)
     return state
 
 
 def _show(event: TaskEvent, console: Console) -> None:
     for line in event.lines:
-        console.print(f"[dim]{event.node} |[/] {escape(line)}")
+        console.print(f"[dim]{event.node} |[/] {escape(line)}", soft_wrap=True)
     if event.state is not None:
         why = f": {escape(event.reason.message)}" if event.reason else ""
-        console.print(f"[bold {COLOURS.get(event.state, 'blue')}]{event.at:%H:%M:%S} {event.node} {event.state}[/]{why}")
+        console.print(f"[bold {COLOURS.get(event.state, 'blue')}]{event.at:%H:%M:%S} {event.node} {event.state}[/]{why}", soft_wrap=True)
 
 
 def show_result(result: TaskResult, console: Console) -> None:
@@ -62,6 +64,8 @@ def show_result(result: TaskResult, console: Console) -> None:
         for file in result.files:
             table.add_row(escape(file.path), human(file.size), file.sha256[:16])
         console.print(table)
-    console.print(f"{usage.cpu_seconds:.2f} CPU seconds, {human(usage.peak_memory)} at most; execution {result.execution}")
+    if result.report.exit_code is not None:
+        console.print(f"{usage.cpu_seconds:.2f} CPU seconds, {human(usage.peak_memory)} of memory at most")
+    console.print(f"execution {result.execution}")
     if result.files:
         console.print(f"fetch the files: [bold]fem download {result.execution}[/]")

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from fdn_worker.errors import SettingsError
 from fdn_worker.protocol import TaskEvent
 from federation.centre import Centre
 from federation.settings import CentreSettings, load
@@ -47,10 +48,12 @@ def _from_blocks(name: str) -> CentreSettings:
 
     from blocks import FederationBroker, FederationRecords, FederationStore
 
-    # `_sync` is Prefect's own way to load from a synchronous place within an event loop.
-    broker: Any = FederationBroker.load(name, _sync=True)  # type: ignore[call-arg]
-    store: Any = FederationStore.load(name, _sync=True)  # type: ignore[call-arg]
-    records: Any = FederationRecords.load(name, _sync=True)  # type: ignore[call-arg]
+    try:
+        # `_sync` is Prefect's own way to load from a synchronous place within an event loop.
+        loaded: list[Any] = [kind.load(name, _sync=True) for kind in (FederationBroker, FederationStore, FederationRecords)]  # type: ignore[call-arg]
+    except ValueError as error:
+        raise SettingsError(f"{BLOCKS_VARIABLE}: {str(error).splitlines()[0]}", remedy=f"save them with `fem blocks {name}`") from error
+    broker, store, records = loaded
     return CentreSettings(
         broker_url=broker.url, key=Path(broker.signing_key) if broker.signing_key else None, key_id=broker.key_id,
         store_url=store.url, store_site_url=store.site_url, records_url=records.url,

@@ -109,38 +109,66 @@ def cancel_at_node(flow: Any, flow_run: FlowRun, state: PrefectState[Any]) -> No
 
 @flow(
     name="federated-task", flow_run_name=_run_name, on_cancellation=[cancel_at_node], persist_result=False, validate_parameters=True,
-    description="Run one container at one federated data node, on data that stays there.",
 )  # fmt: skip
 async def federated_task(
-    node: Annotated[str, Field(description="Id of the node.")],
-    argv: Annotated[list[str], Field(min_length=1, description="The command, an entry a word; no shell is involved.")],
-    image: Annotated[str | None, Field(description="Container image: name:tag.")] = None,
-    image_digest: Annotated[str | None, Field(description="sha256:..., to insist on these bytes.")] = None,
-    launcher: Annotated[str | None, Field(description="docker or process; empty leaves it to the node.")] = None,
-    environment: Annotated[dict[str, str] | None, Field(description="Environment variables.")] = None,
-    datasets: Annotated[list[str] | None, Field(description="Datasets of the node, read-only at $DATA_PATH/NAME.")] = None,
-    inputs: Annotated[list[str] | None, Field(description="Files where the flow runs: PATH, or NAME=PATH; at $INPUT_PATH.")] = None,
-    outputs: Annotated[list[str] | None, Field(description="Patterns of files below $SANDBOX_PATH.")] = None,
-    cpus: Annotated[float, Field(gt=0, description="Processors.")] = 1.0,
-    memory: Annotated[str, Field(description="Such as 512MiB or 2GB.")] = "1GiB",
+    node: str,
+    argv: Annotated[list[str], Field(min_length=1)],
+    image: str = "",
+    image_digest: str = "",
+    launcher: str = "",
+    environment: dict[str, str] = {},  # noqa: B006 (never changed; Prefect's form is at its best with plain types)
+    datasets: list[str] = [],  # noqa: B006
+    inputs: list[str] = [],  # noqa: B006
+    outputs: list[str] = [],  # noqa: B006
+    cpus: Annotated[float, Field(gt=0)] = 1.0,
+    memory: str = "1GiB",
     gpus: Annotated[int, Field(ge=0)] = 0,
-    disk: Annotated[str, Field(description="Size of the sandbox.")] = "1GiB",
-    network: Annotated[bool, Field(description="Ask for the network; the node decides.")] = False,
-    timeout: Annotated[float, Field(gt=0, description="Seconds from start to end by force.")] = 3600.0,
-    deadline: Annotated[datetime | None, Field(description="Compute ends by this moment.")] = None,
-    repository: Annotated[str | None, Field(description="https:// address of a Git repository, at $SOURCE_PATH.")] = None,
-    commit: Annotated[str | None, Field(description="Its commit: 40 hexadecimal digits.")] = None,
-    retries: Annotated[int, Field(ge=0, le=100, description="New attempts after faults of the infrastructure.")] = 0,
-    task: Annotated[str, Field(description="Id of the task within its execution.")] = "main",
-    user: Annotated[str, Field(description="For whom.")] = "",
-    project: Annotated[str, Field(description="For what.")] = "",
-    tool: Annotated[str, Field(description="Name of the tool.")] = "",
-    idempotency_key: Annotated[str | None, Field(description="A second submission with it is the first one; empty: this flow run.")] = None,
+    disk: str = "1GiB",
+    network: bool = False,
+    timeout: Annotated[float, Field(gt=0)] = 3600.0,
+    deadline: datetime | None = None,
+    repository: str = "",
+    commit: str = "",
+    retries: Annotated[int, Field(ge=0, le=100)] = 0,
+    task: str = "main",
+    user: str = "",
+    project: str = "",
+    tool: str = "",
+    idempotency_key: str = "",
 ) -> TaskResult | PrefectState[Any]:
-    """Returns the TaskResult of a run that SUCCEEDED, else a state of Prefect's that is named after the run's own."""
-    fields = locals().copy()
-    key = fields.pop("idempotency_key", None) or current.id
-    request = build(TaskRequest, **{name: value for name, value in fields.items() if value is not None})
+    """Run one container at one node.
+
+    Returns the TaskResult of a run that SUCCEEDED; else a state of Prefect's that is named after the run's own.
+
+    Args:
+        node: Id of the node.
+        argv: The command, an entry a word; no shell is involved.
+        image: Container image, name:tag. Needed with docker.
+        image_digest: sha256:..., to insist on these bytes.
+        launcher: docker or process; empty leaves it to the node.
+        environment: Environment variables.
+        datasets: Datasets of the node, read-only at $DATA_PATH/NAME.
+        inputs: Files where the flow runs, as PATH or NAME=PATH; read-only at $INPUT_PATH.
+        outputs: Patterns of files below $SANDBOX_PATH that are to come back; ** crosses folders.
+        cpus: Processors.
+        memory: Such as 512MiB or 2GB.
+        gpus: How many.
+        disk: Size of the sandbox, such as 1GiB.
+        network: Ask for the network; the node decides.
+        timeout: Seconds from the task's start to its end by force.
+        deadline: Compute ends by this moment; empty gives the timeout and a day of waiting.
+        repository: Git repository, an https:// address; read-only at $SOURCE_PATH.
+        commit: Its commit, 40 hexadecimal digits.
+        retries: New attempts after faults of the infrastructure.
+        task: Id of the task within its execution.
+        user: For whom.
+        project: For what.
+        tool: Name of the tool.
+        idempotency_key: A second submission with it is the first one; empty takes this flow run's id.
+    """
+    fields = {name: value for name, value in locals().items() if value not in ("", None)}
+    key = fields.pop("idempotency_key", current.id)
+    request = build(TaskRequest, **fields)
     again = current.run_count > 1 and current.id not in _begun
     _begun.add(current.id)
     submission = await stage_in(request, key, again)

@@ -16,6 +16,11 @@ def human(size: float) -> str:
     return f"{size:,.1f} TiB"
 
 
+def cell(text: str) -> str:
+    """A site's text, such as a file's name, that shows in Markdown as it is and does nothing else."""
+    return "".join(character if character.isalnum() or character in " ./-_" else f"&#{ord(character)};" for character in text)
+
+
 def markdown(result: TaskResult, links: Mapping[str, str]) -> str:
     """State, times of each stage, resources, outputs with their places, and the tail of the log."""
     report, usage = result.report, result.report.usage
@@ -26,7 +31,7 @@ def markdown(result: TaskResult, links: Mapping[str, str]) -> str:
         "",
     ]
     if result.reason:
-        lines += [f"**{result.reason.code}** ({result.reason.fault}): {result.reason.message}", ""]
+        lines += [f"**{result.reason.code}** ({result.reason.fault}): {cell(result.reason.message)}", ""]
     lines += ["| stage | since (UTC) | seconds |", "|---|---|---:|"]
     lines += [f"| {stage.state} | {stage.since:%Y-%m-%d %H:%M:%S} | {stage.seconds:.2f} |" for stage in result.stages]
     mark = " (estimated)" if usage.estimated else ""
@@ -35,14 +40,12 @@ def markdown(result: TaskResult, links: Mapping[str, str]) -> str:
         "| exit code | CPU seconds | peak memory | in | out | launcher | image |",
         "|---:|---:|---:|---:|---:|---|---|",
         f"| {'' if report.exit_code is None else report.exit_code} | {usage.cpu_seconds:.2f}{mark} | {human(usage.peak_memory)}{mark} "
-        f"| {human(report.bytes_in)} | {human(report.bytes_out)} | {report.launcher or ''} | `{report.image_digest or ''}` |",
+        f"| {human(report.bytes_in)} | {human(report.bytes_out)} | {report.launcher or ''} | {f'`{report.image_digest}`' if report.image_digest else ''} |",
         "",
     ]
     if result.files:
-        lines += ["| output | size | SHA-256 | object |", "|---|---:|---|---|"]
-        lines += [
-            f"| [{file.path}]({links[file.path]}) | {human(file.size)} | `{file.sha256[:16]}…` | `{file.key}` |" for file in result.files
-        ]
+        lines += ["| output | size | SHA-256 |", "|---|---:|---|"]
+        lines += [f"| [{cell(file.path)}]({links[file.path]}) | {human(file.size)} | `{file.sha256[:16]}…` |" for file in result.files]
         lines += ["", f"The links are good for a day; after that: `fem download {result.execution}`.", ""]
     if result.tail:
         lines += ["The log's last lines:", "", "```", *(line.replace("```", "'''") for line in result.tail), "```", ""]

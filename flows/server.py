@@ -22,6 +22,9 @@ from fdn_worker.errors import SystemFault
 #: Seconds to answer, with a migrated database and without.
 START_SECONDS = 120.0
 
+#: The blocks' picture; the server that has it beside its UI's files serves it as /federation.svg.
+LOGO = Path(__file__).resolve().parents[1] / "deployments/prefect/federation.svg"
+
 #: No telemetry, no analytics, fewer services; batched writers as for a busy server.
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -33,15 +36,6 @@ QUIET = {
     "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "100",
     "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
 }
-
-
-def migrate(home: Path) -> None:
-    """Make the database of a Prefect home; takes some 15 s where there is none."""
-    environment = os.environ | QUIET | {"PREFECT_HOME": str(home)}
-    environment.pop("PREFECT_API_URL", None)
-    subprocess.run(
-        [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"], env=environment, check=True, capture_output=True
-    )
 
 
 @contextmanager
@@ -56,6 +50,7 @@ def prefect_server(home: Path, *, seed: Path | None = None, ui: bool = False) ->
         port = free.getsockname()[1]
     client = {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "DO_NOT_TRACK": "1"}
     own = {
+        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
         "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(not database.exists()).lower(),
         "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
         "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
@@ -67,6 +62,9 @@ def prefect_server(home: Path, *, seed: Path | None = None, ui: bool = False) ->
         )  # fmt: skip
     try:
         _wait(process, client["PREFECT_API_URL"], home)
+        if ui:
+            # Beside the UI's own files, which the server lays out as it starts: `fem blocks` finds it there for a logo.
+            shutil.copy(LOGO, home / "ui" / "v1" / LOGO.name)
         yield client
     finally:
         drain()

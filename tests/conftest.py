@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +44,8 @@ def unique() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the settings of whoever runs it."""
     for name in list(os.environ):
         if name.startswith(("FEM_", "FDN_")) and name != "FEM_SERVICES":
             monkeypatch.delenv(name)
-    yield

@@ -13,11 +13,11 @@ import uuid
 from pathlib import Path
 
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
+from examples.summary.data import COLUMNS, SITES, share_out
 from examples.summary.page import write_page
 from fdn_worker.errors import FdnError
 from fdn_worker.protocol import State, TaskEvent
@@ -28,29 +28,9 @@ from flows.server import prefect_server
 ROOT = Path(__file__).resolve().parents[2]
 SEED = ROOT / ".cache/prefect-seed.db"
 SERVICES = Path(os.environ.get("FEM_SERVICES", ROOT / ".cache/services/services.json"))
-#: Node -> its part of the patients: each saw other ones.
-SITES = {"hospital-north": slice(0, 120), "hospital-south": slice(120, 360), "hospital-west": slice(360, None)}
-COLUMNS = ["mean radius", "mean texture", "mean smoothness", "mean concavity", "malignant"]
 SHOWN = {"SUCCEEDED": "green", "FAILED": "red", "REJECTED": "red", "LOST": "red"}
 
 console = Console(highlight=False)
-
-
-def share_out(folder: Path) -> dict[str, dict[str, Path]]:
-    """Give each site its part of scikit-learn's breast cancer data: node -> dataset name -> folder."""
-    from sklearn.datasets import load_breast_cancer
-
-    data = load_breast_cancer(as_frame=True)
-    patients = data.data.assign(malignant=1 - data.target)[COLUMNS]
-    datasets = {}
-    for node, part in SITES.items():
-        datasets[node] = {"patients": folder / node / "patients"}
-        datasets[node]["patients"].mkdir(parents=True)
-        patients.iloc[part].to_csv(datasets[node]["patients"] / "patients.csv", index=False)
-        # A container's user is not this one.
-        for path in (folder, folder / node, datasets[node]["patients"]):
-            path.chmod(0o755)
-    return datasets
 
 
 def federation(home: Path, real: bool) -> tuple[LocalFederation, dict[str, object]]:
@@ -118,7 +98,9 @@ def main() -> None:
     try:
         local, arguments = federation(home, real)
         with prefect_server(home / "prefect", seed=SEED) as client, local:
-            os.environ.update(client | local.environment() | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("DEMO_LOG", "CRITICAL")})
+            os.environ.update(
+                client | local.environment() | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("DEMO_LOG", "CRITICAL")}
+            )
             from flows import connection
 
             centre = connection.centre()
@@ -159,10 +141,13 @@ def clear(local: LocalFederation, results: list[TaskResult]) -> None:
 
 def print_table(frame: pd.DataFrame) -> None:
     """The combined table in the terminal: a row a column, mean and standard deviation a site."""
-    table = Table("mean (sd)", *map(str, frame.index), box=box.SIMPLE_HEAD)
+    # A site's name on two lines: five columns have to fit into eighty characters.
+    sites = [Column(str(site).replace("-", "\n").replace(" ", "\n"), justify="right") for site in frame.index]
+    table = Table("mean (sd)", *sites, box=None, header_style="bold", padding=(0, 1))
     table.add_row("patients", *(f"{row['patients']:.0f}" for _, row in frame.iterrows()))
     for name in COLUMNS:
-        table.add_row(name, *(f"{row[name]:.3g} ({row[f'{name} sd']:.2g})" for _, row in frame.iterrows()))
+        table.add_row(name, *(f"{row[name]:#.3g} ({row[f'{name} sd']:#.2g})" for _, row in frame.iterrows()))
+    console.print()
     console.print(table)
 
 

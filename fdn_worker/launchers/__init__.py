@@ -61,7 +61,9 @@ class Exit:
 
 
 class Launcher(Protocol):
-    """At most six methods; each may be called from any thread. Construct with (settings of the node, name -> table).
+    """At most six methods; each may be called from any thread.
+
+    Made with `state`, a folder of its own at the node, and the options of the node's table `[launchers.<name>]`.
 
     All raise LauncherUnavailable when the engine does not answer within a bounded time.
     """
@@ -91,10 +93,10 @@ class Launcher(Protocol):
         """Names of this node's attempts that the launcher still holds, live or exited."""
 
 
-def load(name: str, options: Mapping[str, Any]) -> Launcher:
-    """The launcher of that entry-point name, made with `options` (the node's table `[launchers.<name>]`)."""
+def load(name: str, options: Mapping[str, Any], state: Path) -> Launcher:
+    """The launcher of that entry-point name, made with the node's table `[launchers.<name>]` and a folder for its state."""
     found = {point.name: point for point in entry_points(group=GROUP)}
     if name not in found:
         raise SettingsError(f"launcher {name!r} is not installed", remedy=f"installed are: {', '.join(sorted(found)) or 'none'}")
-    launcher: Launcher = found[name].load()(**options)
+    launcher: Launcher = found[name].load()(state=state, **options)
     return launcher

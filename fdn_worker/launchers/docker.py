@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from math import ceil
+from pathlib import Path
 
 from fdn_worker.errors import LauncherUnavailable, PolicyRefused, TaskFailed
 from fdn_worker.launchers import Exit, LaunchSpec, LogLine
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 class DockerLauncher:
     """Options are those of DockerOptions; a wrong one is a SettingsError."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, state: Path | None = None, **options: object) -> None:  # noqa: ARG002 (Docker keeps all state itself)
         self.options = read_options(DockerOptions, "launchers.docker", options)
         # The SDK costs 0.3 s to import, so only who has a Docker launcher does it.
         from fdn_worker.launchers.docker_accounts import Accounts

@@ -53,8 +53,9 @@ class ProcessOptions(Options):
 class ProcessLauncher:
     """Options are those of ProcessOptions; a wrong one is a SettingsError."""
 
-    def __init__(self, **options: object) -> None:
-        self.options = read_options(ProcessOptions, "launchers.process", options)
+    def __init__(self, state: Path | None = None, **options: object) -> None:
+        standard = {"root": state} if state is not None else {}
+        self.options = read_options(ProcessOptions, "launchers.process", standard | options)
         if not hasattr(os, "pidfd_open"):
             raise SettingsError("the launcher process needs Linux 5.3 or later", remedy="use the launcher docker")
         self._root = self.options.root.absolute()

@@ -13,7 +13,7 @@ import pytest
 
 from federation.centre import Centre
 from federation.local import LocalFederation
-from flows.server import migrate, prefect_server
+from flows.server import prefect_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = ROOT / ".cache/prefect-seed.db"
@@ -27,10 +27,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The variables of a running Prefect server."""
     if not SEED.exists():
-        migrate(home := tmp_path_factory.mktemp("seed"))
-        SEED.parent.mkdir(parents=True, exist_ok=True)
-        (home / "prefect.db").rename(SEED)
-    with prefect_server(tmp_path_factory.mktemp("prefect"), seed=SEED) as client:
+        subprocess.run([sys.executable, "-m", "deployments.services", "prefect-seed"], cwd=ROOT, check=True)
+    with prefect_server(tmp_path_factory.mktemp("prefect"), seed=SEED, ui=True) as client:
         yield client
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
@@ -95,6 +96,23 @@ def test_a_deployed_run_ends_completed(deployed: SyncPrefectClient, centre: Cent
     assert run.state is not None
     assert (run.state.name, run.state.type.value) == ("Succeeded", "COMPLETED")
     assert run.name == "echo at site-b"
+
+
+def test_block_types_have_a_picture_and_a_description(deployed: SyncPrefectClient) -> None:
+    for slug in ("federation-broker", "federation-store", "federation-records"):
+        block = deployed.read_block_type_by_slug(slug)
+        assert "federation" in str(block.description)
+        picture = httpx.get(str(block.logo_url))
+        assert (picture.status_code, picture.headers["content-type"]) == (200, "image/svg+xml")
+
+
+def test_the_form_has_plain_fields_with_a_word_on_each(deployed: SyncPrefectClient) -> None:
+    schema = deployed.read_deployment_by_name("federated-task/default").parameter_openapi_schema
+    assert schema is not None
+    assert schema["required"] == ["node", "argv"]
+    for name, field in schema["properties"].items():
+        assert field["description"], name
+        assert name == "deadline" or "anyOf" not in field, "unions make bad forms"
 
 
 def test_the_server_refuses_parameters_that_cannot_be(deployed: SyncPrefectClient) -> None:

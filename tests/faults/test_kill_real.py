@@ -41,7 +41,7 @@ def starts(services: Services, submission: Submission, since: float) -> int:
     """How often Docker started a container of that name."""
     api = docker.APIClient(base_url=services.docker_host)
     wanted = {"event": ["start"], "label": [f"fdn.name={name_of(submission)}"]}
-    return len(list(api.events(since=int(since), until=int(time.time()) + 1, filters=wanted, decode=True)))
+    return len(list(api.events(since=int(since), until=f"{time.time():.6f}", filters=wanted, decode=True)))
 
 
 @pytest.mark.parametrize("point", POINTS + RUNNING)

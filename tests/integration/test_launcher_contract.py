@@ -43,13 +43,13 @@ def make_spec(make_launcher: MakeLauncher, image: str | None, unique: str, tmp_p
 class TestProcess(LauncherContract):
     @pytest.fixture
     def make_launcher(self, tmp_path: Path) -> Callable[[], Launcher]:
-        return lambda: load("process", {"root": tmp_path / "state"})
+        return lambda: load("process", {}, tmp_path / "state")
 
 
 class TestDocker(LauncherContract):
     @pytest.fixture
-    def make_launcher(self, services: Services) -> Callable[[], Launcher]:
-        return lambda: load("docker", {"docker_host": services.docker_host, "pull_policy": "never"})
+    def make_launcher(self, services: Services, tmp_path: Path) -> Callable[[], Launcher]:
+        return lambda: load("docker", {"docker_host": services.docker_host, "pull_policy": "never"}, tmp_path)
 
     @pytest.fixture
     def image(self, make_launcher: MakeLauncher, services: Services) -> str | None:

@@ -136,10 +136,8 @@ class Rig:
 
     def launcher(self, node: str) -> Launcher:
         """A launcher like the node's, to look at what its worker started."""
-        options = dict(self.federation.launcher_options)
-        if self.federation.launcher == "process":
-            options["root"] = self.state_dir(node) / "process"
-        return launchers.load(self.federation.launcher, options)
+        name = self.federation.launcher
+        return launchers.load(name, self.federation.launcher_options, self.state_dir(node) / name)
 
     def follow(self, submission: Submission) -> Exit:
         """Wait, with no worker's help, until the task has ended."""
@@ -218,7 +216,7 @@ class Rig:
             found += [f"parts {name}" for (name,) in journal.execute("SELECT DISTINCT name FROM parts")]
             names = [name for (name,) in journal.execute("SELECT name FROM runs")]
         journal.close()
-        found += [str(path) for name in names for path in Path("/sys/fs/cgroup").glob(f"*/fdn/{name}")]
+        found += [str(path) for name in names for pattern in ("*/fdn/", "fdn/") for path in Path("/sys/fs/cgroup").glob(pattern + name)]
         for queue in (command_queue(node), control_queue(node), dead_letter_queue(node)):
             depth = self.centre.broker.depth(queue)
             if depth is None or depth.messages:
@@ -251,4 +249,3 @@ def rig(federation: LocalFederation, **settings: Any) -> Iterator[Rig]:
         yield made
     finally:
         made.close()
-

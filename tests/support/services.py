@@ -40,14 +40,17 @@ def virtual_host(services: Services, name: str) -> Iterator[str]:
 
 @contextmanager
 def real_rig(services: Services, home: Path, nodes: tuple[str, ...], name: str, **fields: Any) -> Iterator[Rig]:
-    """RabbitMQ, MinIO and Docker; `name` is one that no other test uses. `settings` among `fields` are the centre's."""
+    """RabbitMQ and MinIO, with Docker unless `launcher` says otherwise; `name` is one that no other test uses.
+
+    `settings` among `fields` are the centre's.
+    """
     settings: Mapping[str, Any] = fields.pop("settings", {})
-    docker = {"docker_host": services.docker_host, "pull_policy": "never"}
+    docker = {"launcher": "docker", "launcher_options": {"docker_host": services.docker_host, "pull_policy": "never"}}
     with virtual_host(services, name) as broker:
         store_url = f"{services.s3_url}/{name}"
         federation = LocalFederation(
-            home, nodes, broker_url=broker, store_url=store_url, launcher="docker", launcher_options=docker, **fields
-        )  # fmt: skip
+            home, nodes, broker_url=broker, store_url=store_url, **(fields if "launcher" in fields else docker | fields)
+        )
         try:
             with rig(federation, **settings) as made:
                 yield made

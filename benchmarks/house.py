@@ -1,0 +1,194 @@
+"""A federation of one node on the real services, with a clock on the relay's inbox; nothing of it is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import threading
+import time
+import urllib.request
+import uuid
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from benchmarks.harness import ROOT
+from fdn_worker.brokers import Broker, Delivery, Handler, Subscription, connect
+from fdn_worker.protocol import Signer
+from fdn_worker.protocol.names import INBOX, command_queue, container_name
+from federation.centre import Centre, Submission
+from federation.local import LocalFederation
+from federation.request import TaskRequest
+from storage.objects import open_store
+from storage.records import Records
+
+#: Seconds for anything that should come soon.
+PATIENCE = 120.0
+_END = re.compile(rb'\\"state\\": \\"(SUCCEEDED|FAILED|REJECTED|CANCELLED|LOST)\\"')
+
+
+@dataclass(frozen=True)
+class Services:
+    """The real RabbitMQ, MinIO and Docker Engine, as `make services` wrote them down."""
+
+    amqp_url: str
+    amqp_management_url: str
+    s3_url: str
+    docker_host: str
+    images: dict[str, str]
+
+    @classmethod
+    def load(cls) -> Services:
+        path = Path(os.environ.get("FEM_SERVICES", ROOT / ".cache/services/services.json"))
+        return cls(**json.loads(path.read_text()))
+
+
+class Inbox:
+    """A broker whose inbox is watched: when each run's last event was delivered to the relay.
+
+    The broker delivers it when it confirms it to the node: once a majority of its disks has it.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._ends: dict[str, tuple[float, str]] = {}
+        self._news = threading.Condition()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def consume(self, queue: str, handler: Handler, *, prefetch: int = 32) -> Subscription:
+        def noted(delivery: Delivery) -> None:
+            if ended := _END.search(delivery.body):
+                moment = time.perf_counter()
+                with self._news:
+                    self._ends[delivery.message_id.partition(".")[0]] = (moment, ended[1].decode())
+                    self._news.notify_all()
+            handler(delivery)
+
+        return self._broker.consume(queue, noted if queue == INBOX else handler, prefetch=prefetch)
+
+    def end_of(self, submission: Submission) -> float:
+        """The moment (of `perf_counter`) at which the run's last event came."""
+        with self._news:
+            if not self._news.wait_for(lambda: str(submission.run) in self._ends, PATIENCE):
+                raise TimeoutError(f"no end of run {submission.run} in {PATIENCE:.0f} s")
+            moment, state = self._ends.pop(str(submission.run))
+        if state != "SUCCEEDED":
+            raise RuntimeError(f"run {submission.run} ended {state}")
+        return moment
+
+
+@dataclass(frozen=True)
+class House:
+    """A federation whose one node runs, and its centre in this process."""
+
+    federation: LocalFederation
+    centre: Centre
+    inbox: Inbox
+    node: str
+
+    @property
+    def site(self) -> Path:
+        """The worker's state folder."""
+        return self.federation.home / "sites" / self.node
+
+    @property
+    def worker(self) -> int:
+        """The worker's pid."""
+        return self.federation.workers[self.node].pid
+
+    def stage(self, *argv: str, **fields: Any) -> Submission:
+        """Write a run and its order down; nothing is sent."""
+        return self.centre.stage_in(TaskRequest(node=self.node, argv=argv, **fields), uuid.uuid4().hex)
+
+    def send(self, submission: Submission) -> float:
+        """Publish the order; the moment at which that began."""
+        body = self.centre.attempt(submission.run, submission.attempt).order_body
+        began = time.perf_counter()
+        self.centre.broker.publish(body, key=command_queue(self.node), message_id=f"{submission.run}.{submission.attempt}")
+        return began
+
+    def settled(self, submission: Submission) -> None:
+        """Return when the worker has cleared the attempt away, so that it costs nothing of what is measured next."""
+        folder = self.site / "runs" / container_name(submission.run, submission.attempt)
+        until = time.monotonic() + PATIENCE
+        while folder.exists():
+            if time.monotonic() > until:
+                raise TimeoutError(f"{folder} is still there")
+            time.sleep(0.002)
+
+
+@contextmanager
+def house(
+    services: Services, *, broker: str = "rabbitmq", store: str = "folder", launcher: str = "docker", relay: str = "process", **options: Any
+) -> Iterator[House]:
+    """`options` are the worker's; `relay` as in the centre's settings."""
+    name = f"bench-{uuid.uuid4().hex[:10]}"
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"fem-{name}-")))
+        broker_url = stack.enter_context(_virtual_host(services, name)) if broker == "rabbitmq" else ""
+        store_url = stack.enter_context(_bucket(services, name)) if store == "minio" else ""
+        of_docker: Mapping[str, Any] = {"docker_host": services.docker_host, "pull_policy": "never"}
+        federation = LocalFederation(
+            home, (name,), broker_url=broker_url, store_url=store_url, launcher=launcher,
+            launcher_options=of_docker if launcher == "docker" else {}, options=options,
+        )  # fmt: skip
+        settings = federation.settings().model_copy(update={"relay": relay})
+        stack.enter_context(federation)
+        inbox = Inbox(connect(settings.broker_url.get_secret_value(), name=name))
+        signer = Signer.load(settings.key_id, settings.key) if settings.key else Signer()
+        stored, records = open_store(settings.store_url.get_secret_value()), Records.open(settings.records_url.get_secret_value())
+        centre = Centre(settings, inbox, stored, records, signer)  # type: ignore[arg-type]  # Inbox hands on what it has not
+        stack.callback(centre.close)
+        if relay == "process":
+            federation.wait_connected(centre)
+        yield House(federation, centre, inbox, name)
+
+
+@contextmanager
+def _virtual_host(services: Services, name: str) -> Iterator[str]:
+    """A virtual host of its own: the centre's inbox has one name in each."""
+    _manage(services, "PUT", f"vhosts/{name}")
+    try:
+        _manage(services, "PUT", f"permissions/{name}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
+        yield services.amqp_url.rstrip("/") + f"/{name}"
+    finally:
+        _manage(services, "DELETE", f"vhosts/{name}")
+
+
+def _manage(services: Services, method: str, path: str, body: Any = None) -> None:
+    address = urlsplit(services.amqp_management_url)
+    login = b64encode(f"{address.username}:{address.password}".encode()).decode()
+    request = urllib.request.Request(
+        f"http://{address.hostname}:{address.port}/api/{path}", method=method, data=json.dumps(body or {}).encode(),
+        headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
+    )  # fmt: skip
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+@contextmanager
+def _bucket(services: Services, name: str) -> Iterator[str]:
+    """A bucket that is taken away with all that it then holds."""
+    url = f"{services.s3_url}/{name}"
+    store = open_store(url)
+    try:
+        yield url
+    finally:
+        store.delete([found.key for found in store.list("")])
+        store.close()
+        client(services).remove_bucket(name)
+
+
+def client(services: Services) -> Any:
+    """A plain client of package minio."""
+    from minio import Minio
+
+    parts = urlsplit(services.s3_url)
+    return Minio(f"{parts.hostname}:{parts.port}", parts.username, parts.password, secure=parts.scheme == "s3", region="us-east-1")

@@ -1,0 +1,53 @@
+"""`python -m examples.federation`: three hospitals and a Prefect server on this machine, to try `fem` on, until Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from contextlib import closing
+from pathlib import Path
+
+from examples.summary.data import SITES, share_out
+from fdn_worker.errors import FdnError
+from federation.centre import Centre
+from federation.local import LocalFederation
+from flows.server import prefect_server
+
+SEED = Path(__file__).resolve().parents[1] / ".cache/prefect-seed.db"
+
+
+def main() -> None:
+    """Start all of it in a folder of its own, say how to use it, and leave nothing behind."""
+    stop = threading.Event()
+    # A closed terminal sends SIGHUP.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    home = Path(tempfile.mkdtemp(prefix="fem-federation-"))
+    say("starting three nodes and a Prefect server ...")
+    try:
+        local = LocalFederation(home, tuple(SITES), share_out(home / "data"))
+        with prefect_server(home / "prefect", seed=SEED, ui=True) as client, local, closing(Centre.open(local.settings())) as centre:
+            # Its relay hears the heartbeats, so that `fem nodes` knows who is there.
+            local.wait_connected(centre)
+            variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in (local.environment() | client).items())
+            say(f"\nIn another terminal:\n\nexport {variables}\n")
+            say(f"Nodes: {', '.join(SITES)}\nEach has the dataset patients, with a file patients.csv.")
+            say(f"Runs in the browser: {client['PREFECT_API_URL'].removesuffix('/api')}\nCtrl-C ends all of it.")
+            stop.wait()
+    except FdnError as error:
+        sys.exit(f"federation: {error}")
+    finally:
+        shutil.rmtree(home)
+
+
+def say(text: str) -> None:
+    """Print it now, also into a pipe."""
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

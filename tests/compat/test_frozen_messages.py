@@ -1,0 +1,77 @@
+"""Messages as version 1.0 wrote them. The files are frozen: a release that cannot read them needs a new major version.
+
+Each file is an envelope signed with the Ed25519 key whose private half is the bytes 0 to 31; a new kind gets a new file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from fdn_worker import protocol
+from fdn_worker.errors import MessageError
+from fdn_worker.protocol import MESSAGES, Keyring, Signer, State, TaskEvent, TaskOrder, pack, unpack
+from fdn_worker.protocol.envelope import payload_of
+
+HERE = Path(__file__).parent
+SAMPLES = sorted((HERE / "v1.0").glob("*.json"))
+RING = Keyring({"sample": "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="})
+RUN = "b497b28b-4ff4-5e8e-a0e6-f6233c59a5af"
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What is warned of from here on, nothing having been warned of before."""
+    monkeypatch.setattr(protocol, "_warned", set())
+    caplog.set_level(logging.WARNING, "fdn_worker.protocol")
+    return caplog
+
+
+def test_every_kind_has_a_sample() -> None:
+    assert {path.stem for path in SAMPLES} == set(MESSAGES)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_a_sample_is_read_whole(path: Path, warned: pytest.LogCaptureFixture) -> None:
+    message, key_id = unpack(path.read_bytes(), RING)
+    assert (message.kind, key_id) == (path.stem, "sample")
+    frozen, today = json.loads(payload_of(path.read_bytes())), json.loads(payload_of(pack(message, Signer())))
+    # a newer minor version may add fields with defaults, and changes no value
+    assert {name: today[name] for name in frozen} == frozen
+    assert not warned.records
+
+
+def test_values_of_samples() -> None:
+    order, _ = unpack((HERE / "v1.0/task-order.json").read_bytes(), RING)
+    assert isinstance(order, TaskOrder)
+    assert order.argv == ("mean", "--in", "$DATA_PATH/census", "é")
+    assert (order.attempt, order.resources.memory, order.inputs[0].size) == (2, 2 * 1024**3, 123_456_789_012)
+    assert order.run == UUID(RUN)
+    event, _ = unpack((HERE / "v1.0/task-event.json").read_bytes(), RING)
+    assert isinstance(event, TaskEvent)
+    assert (event.state, event.lines, event.message_id) == (State.FAILED, ("one", "zwei é"), f"{RUN}.2.7")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "unknown"),
+    [("unknown-field", "1.0", {"priority": 9, "resources.tpus": 4}), ("v1.7", "1.7", {"mounts": ["/x"]})],
+)
+def test_what_a_newer_minor_version_adds_is_kept(name: str, version: str, unknown: dict[str, object], warned: pytest.LogCaptureFixture) -> None:
+    body = (HERE / f"{name}.json").read_bytes()
+    message, _ = unpack(body, RING)
+    unpack(body, RING)
+    assert message.version == version
+    assert json.loads(payload_of(pack(message, Signer()))) == json.loads(payload_of(body))
+    assert sorted(record.getMessage() for record in warned.records) == sorted(
+        f"unknown field {field} in task-order (version {version}) is kept" for field in unknown
+    )
+
+
+def test_another_major_version_is_refused() -> None:
+    with pytest.raises(MessageError) as caught:
+        unpack((HERE / "v2.0.json").read_bytes(), RING)
+    assert str(caught.value) == "task-order has version '2.0' (this side speaks 1.0; upgrade the older of the two)"

@@ -1,0 +1,132 @@
+"""A TCP proxy that a test puts before a broker or a store, to cut, pause, slow or answer in its stead."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from types import TracebackType
+
+_CHUNK = 16 * 1024
+
+
+class Proxy:
+    """Use as a context. `port` on 127.0.0.1 leads to `host:port` until `cut`; all may be called from any thread."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._listener: socket.socket | None = None
+        self.port = 0
+        #: Seconds that each chunk of 16 KiB is held up.
+        self.delay = 0.0
+        #: Sent to whoever connects, in the stead of what is behind; empty passes on.
+        self.answer = b""
+        #: Bytes that went from clients to the server.
+        self.forwarded = 0
+        self._cut_at: int | None = None
+
+    def __enter__(self) -> Proxy:
+        self.restore()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.resume()
+        self.cut()
+
+    def restore(self) -> None:
+        """Take connections (again), at the same port."""
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen()
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        """Break every connection, and refuse new ones."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            _end(listener)
+        self._break()
+
+    def cut_after(self, size: int) -> None:
+        """Break every connection once, when `size` more bytes went to the server."""
+        self._cut_at = self.forwarded + size
+
+    def pause(self) -> None:
+        """Swallow nothing and pass nothing on: connections stand still."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether `cut_after` has had its effect."""
+        return self._cut_at is None
+
+    def _break(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                _end(connection)
+            self._open.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            if self.answer:
+                threading.Thread(target=self._reply, args=(client,), daemon=True).start()
+                continue
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                _end(client)
+                continue
+            with self._lock:
+                self._open |= {client, server}
+            for source, sink, up in ((client, server, True), (server, client, False)):
+                threading.Thread(target=self._pump, args=(source, sink, up), daemon=True).start()
+
+    def _reply(self, client: socket.socket) -> None:
+        """Read a request's head, and answer; what follows of its body is read until the client leaves."""
+        with contextlib.suppress(OSError), client:
+            head = b""
+            while b"\r\n\r\n" not in head and (piece := client.recv(_CHUNK)):
+                head += piece
+            client.sendall(self.answer)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(_CHUNK):
+                pass
+
+    def _pump(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(_CHUNK):
+                if self.delay:
+                    time.sleep(self.delay)
+                self._flowing.wait()
+                sink.sendall(data)
+                if up:
+                    self.forwarded += len(data)
+                    if self._cut_at is not None and self.forwarded >= self._cut_at:
+                        self._cut_at = None
+                        self._break()
+        _end(source)
+        _end(sink)
+        with self._lock:
+            self._open -= {source, sink}
+
+
+def _end(connection: socket.socket) -> None:
+    """Wake whoever waits on it, and close it."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -1,0 +1,101 @@
+"""Messages of every kind, drawn by hypothesis."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+from hypothesis import strategies as st
+
+from fdn_worker.errors import Fault
+from fdn_worker.protocol import (
+    Abort,
+    Complete,
+    Completed,
+    ControlRequest,
+    Grant,
+    Heartbeat,
+    InputFile,
+    Labels,
+    Manifest,
+    ManifestFile,
+    Message,
+    Present,
+    Reason,
+    Refusal,
+    Report,
+    Resources,
+    Source,
+    State,
+    TaskEvent,
+    TaskOrder,
+    TransferRequest,
+    Usage,
+)  # fmt: skip
+from fdn_worker.protocol.names import run_id
+from fdn_worker.protocol.upload import AbortedFile, FinishedFile, GrantedFile, GrantedUrl, PartETag, TransferFile
+
+#: Anything that can stand in JSON, but NUL, which no process takes.
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+ids = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
+attempts = st.integers(1, 10**6)
+sizes = st.integers(0, 2**63)
+moments = st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]))
+digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+paths = st.lists(st.text("ab.é -", min_size=1, max_size=5).filter(lambda part: part not in (".", "..")), min_size=1, max_size=3).map("/".join)
+seconds = st.floats(0.001, 1e9)
+states = st.sampled_from(list(State))
+numbers = st.integers(1, 10_000)
+
+
+def few(of: st.SearchStrategy[Any], least: int = 0) -> st.SearchStrategy[Any]:
+    return st.lists(of, min_size=least, max_size=3).map(tuple)
+
+
+reasons = st.builds(Reason, code=text, fault=st.sampled_from(list(Fault)), message=text)
+usages = st.builds(Usage, cpu_seconds=seconds, peak_memory=sizes, estimated=st.booleans())
+reports = st.builds(
+    Report, launcher=st.none() | text, image_digest=st.none() | text, exit_code=st.none() | st.integers(0, 255), usage=usages,
+    bytes_in=sizes, bytes_out=sizes, lines_dropped=sizes, manifest_sha256=st.none() | digests,
+)  # fmt: skip
+of_attempt = {"request": st.uuids(), "node": ids, "run": st.uuids(), "attempt": attempts}
+of_run = {"execution": st.uuids(), "task": ids, "node": ids, "run": st.uuids(), "attempt": attempts}
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> TaskOrder:
+    execution, task, node = draw(st.uuids()), draw(ids), draw(ids)
+    fields = st.fixed_dictionaries(
+        {"attempt": attempts, "issued": moments, "deadline": moments, "argv": few(text, 1)},
+        optional={
+            "launcher": text, "image": st.just("registry/x:1"), "image_digest": digests.map("sha256:{}".format), "datasets": few(ids),
+            "environment": st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True), text, max_size=3),
+            "inputs": few(st.builds(InputFile, name=paths, size=sizes, sha256=digests, where=text)), "outputs": few(paths),
+            "resources": st.builds(Resources, cpus=st.floats(0.01, 4096), memory=st.integers(6 * 1024**2, 2**50), gpus=st.integers(0, 8)),
+            "network": st.booleans(), "timeout": seconds, "labels": st.builds(Labels, user=text, project=text, tool=text),
+            "source": st.builds(Source, repository=st.just("https://x.org/y"), commit=st.just("0f" * 20)),
+        },
+    )  # fmt: skip
+    return TaskOrder(execution=execution, task=task, node=node, run=run_id(execution, task, node), **draw(fields))
+
+
+messages: st.SearchStrategy[Message] = st.one_of(
+    orders(),
+    st.builds(TaskEvent, **of_run, number=attempts, at=moments, state=st.none() | states, lines=few(text), reason=st.none() | reasons,
+              report=st.none() | reports),
+    st.builds(ControlRequest, **of_run, request=st.uuids(), action=st.sampled_from(["cancel", "report"]), issued=moments, deadline=moments, why=text),
+    st.builds(Heartbeat, node=ids, session=st.uuids(), number=attempts, at=moments, interval=seconds, worker_version=text, launchers=few(text),
+              datasets=few(ids), slots=attempts, slots_free=sizes, problems=few(text),
+              present=few(st.builds(Present, run=st.uuids(), attempt=attempts, state=states))),
+    st.builds(Manifest, **of_run, at=moments, exit_code=st.none() | st.integers(0, 255), usage=usages,
+              files=few(st.builds(ManifestFile, path=paths, size=sizes, sha256=digests))),
+    st.builds(TransferRequest, **of_attempt, direction=st.sampled_from(["get", "put"]),
+              files=few(st.builds(TransferFile, path=text, size=sizes, upload_id=st.none() | text, parts=few(numbers)), 1)),
+    st.builds(Grant, **of_attempt, expires=moments,
+              files=few(st.builds(GrantedFile, path=text, urls=few(st.builds(GrantedUrl, number=numbers, url=text))))),
+    st.builds(Complete, **of_attempt, files=few(st.builds(FinishedFile, path=paths, upload_id=text, size=sizes,
+              parts=few(st.builds(PartETag, number=numbers, etag=text), 1)), 1)),
+    st.builds(Completed, **of_attempt, paths=few(paths)),
+    st.builds(Abort, **of_attempt, files=few(st.builds(AbortedFile, path=paths, upload_id=text), 1)),
+    st.builds(Refusal, **of_attempt, code=text, fault=st.sampled_from(list(Fault)), message=text, retryable=st.booleans()),
+)  # fmt: skip

@@ -1,0 +1,125 @@
+"""The site's word on an order: each refusal with its code, what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fdn_worker import policy
+from fdn_worker.errors import Fault, PolicyRefused
+from fdn_worker.protocol import Source, now
+from fdn_worker.settings import WorkerSettings
+from tests.unit.helpers import an_order, settings
+
+TB = 1024**4
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> WorkerSettings:
+    """A node with the data set `census`, and others that are not as they should be."""
+    for name in ("data/census", "data-of-others/x", "state"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "data/file").touch()
+    (tmp_path / "data/out").symlink_to(tmp_path / "data-of-others")
+    (tmp_path / "data/in").symlink_to(tmp_path / "data/census")
+    (tmp_path / "data/circle").symlink_to(tmp_path / "data/circle")
+    names = {name: tmp_path / "data" / name for name in ("census", "file", "out", "in", "circle", "gone")}
+    names |= {"neighbour": tmp_path / "data-of-others/x", "climbing": tmp_path / "data/../data-of-others/x", "below": tmp_path / "data/file/x"}
+    return settings(
+        tmp_path / "state", datasets=names, data_roots=(tmp_path / "data",),
+        limits={"cpus": 2.0, "memory": "1GiB", "timeout": 100.0, "disk_reserve": 0},
+    )  # fmt: skip
+
+
+def refusal(site: WorkerSettings, **changes: Any) -> PolicyRefused:
+    with pytest.raises(PolicyRefused) as caught:
+        policy.admit(an_order(**{"timeout": 10.0} | changes), site, now())
+    assert caught.value.fault is Fault.POLICY
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_what_the_site_takes(site: WorkerSettings) -> None:
+    policy.admit(an_order(timeout=100.0, datasets=("census", "in"), resources={"cpus": 2.0, "memory": "1GiB"}), site, now())
+    policy.admit(an_order(timeout=1.0, launcher="process", source={"repository": "https://x.org/y", "commit": "0" * 40}), site, now())
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"node": "site-b"}, "wrong-audience", "the order is for node site-b, this is site-a"),
+        ({"launcher": "docker"}, "launcher-refused", "node site-a does not allow launcher 'docker' (it allows process)"),
+        ({"network": True}, "network-refused", "node site-a gives tasks no network"),
+        ({"datasets": ("cencus",)}, "dataset-unknown", "node site-a has no dataset 'cencus' (it offers below, census, circle, climbing, "),
+        ({"resources": {"cpus": 2.5}}, "resources", "the order asks for 2.5 cpus, node site-a gives at most 2 (ask for less)"),
+        ({"resources": {"memory": "2GiB"}}, "resources", "asks for 2,147,483,648 bytes of memory, node site-a gives at most 1,073,741,824"),
+        ({"resources": {"disk": 10**6 * TB}}, "resources", "bytes of disk, node site-a gives at most"),
+        ({"timeout": 101.0}, "resources", "asks for 101 seconds, node site-a gives at most 100"),
+    ],
+)
+def test_what_it_refuses(site: WorkerSettings, changes: dict[str, Any], code: str, words: str) -> None:
+    error = refusal(site, **changes)
+    assert error.code == code
+    assert words in str(error)
+
+
+def test_an_order_past_its_deadline(site: WorkerSettings) -> None:
+    moment = now()
+    error = refusal(site, deadline=moment - timedelta(seconds=1))
+    assert error.code == "expired"
+    assert f"deadline {moment - timedelta(seconds=1):%Y-%m-%d %H:%M:%S} UTC has passed (submit it again)" in str(error)
+    with pytest.raises(PolicyRefused, match="has passed"):
+        policy.admit(an_order(deadline=moment, timeout=1.0), site, moment)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("out", "dataset-refused"),
+        ("neighbour", "dataset-refused"),
+        ("climbing", "dataset-refused"),
+        ("file", "dataset-unavailable"),
+        ("gone", "dataset-unavailable"),
+        ("circle", "dataset-unavailable"),
+        ("below", "dataset-unavailable"),
+    ],
+)
+def test_a_data_set_lies_below_a_root_with_its_links_resolved(site: WorkerSettings, name: str, code: str, tmp_path: Path) -> None:
+    error = refusal(site, datasets=("census", name))
+    assert error.code == code
+    assert f"dataset {name!r} of node site-a" in str(error)
+    assert error.remedy == "tell the site"
+    # where it leads is nobody's business elsewhere
+    assert str(tmp_path) not in str(error)
+
+
+def test_a_data_set_is_its_real_folder(site: WorkerSettings, tmp_path: Path) -> None:
+    assert policy.dataset("in", site) == tmp_path / "data/census"
+
+
+def test_without_a_root_there_is_no_data(site: WorkerSettings) -> None:
+    with pytest.raises(PolicyRefused, match="leads outside its data roots"):
+        policy.dataset("census", site.model_copy(update={"data_roots": ()}))
+
+
+def test_source_from_a_file_is_a_setting(site: WorkerSettings) -> None:
+    source = Source(repository="file:///x", commit="0" * 40)
+    error = refusal(site, source=source)
+    assert (error.code, error.message) == ("source-refused", "node site-a takes source over https:// only")
+    allowing = site.model_copy(update={"source": site.source.model_copy(update={"allow_file": True})})
+    policy.admit(an_order(timeout=1.0, source=source), allowing, now())
+
+
+def test_what_the_site_does_not_limit_the_machine_does(tmp_path: Path) -> None:
+    site = settings(tmp_path, allow_network=True)
+    policy.admit(an_order(network=True, resources={"cpus": policy.machine_cpus(), "memory": policy.machine_memory()}), site, now())
+    for resources in ({"cpus": policy.machine_cpus() + 1}, {"memory": policy.machine_memory() + 1}):
+        assert refusal(site, resources=resources).code == "resources"
+
+
+def test_the_reserve_of_the_disk_is_nobodys(tmp_path: Path) -> None:
+    site = settings(tmp_path, limits={"disk_reserve": 10**6 * TB})
+    assert "gives at most 0" in str(refusal(site, resources={"disk": 1}))

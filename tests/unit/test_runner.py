@@ -1,0 +1,347 @@
+"""How the runner judges an end, and the way of an attempt through a launcher that does as it is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fdn_worker import runner
+from fdn_worker.errors import (
+    Fault, FdnError, JournalUnavailable, LauncherUnavailable, PolicyRefused, RunVanished, StoreUnavailable, SystemFault, TaskFailed,
+)  # fmt: skip
+from fdn_worker.journal import Journal, Phase
+from fdn_worker.launchers import Exit, LaunchSpec, LogLine
+from fdn_worker.protocol import Manifest, Reason, Report, Signer, State, TaskEvent, TaskOrder, Usage, pack, unpack
+from fdn_worker.protocol.envelope import payload_of
+from fdn_worker.runner import Attempt
+from fdn_worker.sandbox import RunFolder
+from fdn_worker.source import SourceCache
+from fdn_worker.transfer import Stopped, Upload
+from tests.unit.helpers import MOMENT, OPEN, an_order, settings
+
+EXIT = Exit(code=0, out_of_memory=False, started=MOMENT, finished=MOMENT, usage=Usage(cpu_seconds=1.5, peak_memory=7))
+
+
+class Launcher:
+    """Does `task` in the sandbox, says two lines, and ends with `exit`; or raises `error` at `step`."""
+
+    def __init__(self) -> None:
+        self.exit, self.step, self.error = EXIT, "", FdnError("")
+        self.task: Callable[[Path], object] = lambda _: None
+        self.calls: list[str] = []
+        self.spec: LaunchSpec | None = None
+
+    def _call(self, step: str) -> None:
+        self.calls.append(step)
+        if step == self.step:
+            raise self.error
+
+    def prepare(self, image: str | None, digest: str | None) -> str | None:
+        self._call("prepare")
+        return "sha256:1"
+
+    def start(self, spec: LaunchSpec) -> None:
+        self._call("start")
+        self.spec = spec
+        self.task(spec.sandbox)
+
+    def follow(self, name: str, on_line: Callable[[LogLine], None], after: str = "") -> Exit:
+        self._call("follow")
+        for number in (1, 2):
+            on_line(LogLine(f"line {number}", str(number)))
+        return self.exit
+
+    def stop(self, name: str, grace: float) -> None:
+        self._call("stop")
+
+    def remove(self, name: str) -> None:
+        self._call("remove")
+
+    def names(self, node: str) -> set[str]:
+        return set()
+
+
+class Transfers:
+    """Keeps what is put, or raises `error`."""
+
+    def __init__(self) -> None:
+        self.put: dict[str, bytes] = {}
+        self.error: Exception | None = None
+
+    def get_inputs(self, order: TaskOrder, folder: Path, stopping: Callable[[], bool]) -> int:
+        return 42
+
+    def put_files(self, order: TaskOrder, uploads: list[Upload], stopping: Callable[[], bool]) -> None:
+        if self.error:
+            raise self.error
+        for upload in uploads:
+            self.put[upload.path] = upload.file.read_bytes()
+
+
+class Site:
+    """A node around the runner."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.settings = settings(folder, **changes)
+        self.signer = Signer()
+        self.journal = Journal(folder / "journal.db", self.signer)
+        self.sources = SourceCache(folder / "git", allow_file=True, timeout=30.0)
+        self.transfers: Any = Transfers()
+        self.fake = Launcher()
+        self.slots = 0
+
+    def launcher(self, name: str) -> Launcher:
+        return self.fake
+
+    @contextmanager
+    def slot(self, attempt: Attempt) -> Iterator[None]:
+        self.slots += 1
+        yield
+        self.slots -= 1
+
+    def run(self, **changes: Any) -> list[TaskEvent]:
+        """Take an order to its end; the events of it."""
+        self.attempt = self.taken(**changes)
+        runner.run(self.attempt, self)
+        return self.events()
+
+    def taken(self, stop: str | None = None, **changes: Any) -> Attempt:
+        order = an_order(**changes)
+        self.journal.receive(order, payload_of(pack(order, self.signer)))
+        self.journal.record(order.name, phase=Phase.ACCEPTED, state=State.ACCEPTED)
+        return Attempt(order.name, order, RunFolder(self.settings.state_dir / "runs" / order.name), stop=stop)
+
+    def events(self) -> list[TaskEvent]:
+        return [unpack(body, OPEN)[0] for _, _, body in self.journal.pending(999)]  # type: ignore[misc]
+
+    @property
+    def manifest(self) -> Manifest:
+        message, _ = unpack(self.transfers.put["manifest.json"], OPEN)
+        assert isinstance(message, Manifest)
+        return message
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.journal.close()
+
+
+def states(events: list[TaskEvent]) -> list[State]:
+    return [event.state for event in events if event.state]
+
+
+def test_from_order_to_manifest(site: Site) -> None:
+    site.fake.task = lambda sandbox: (sandbox / "out.csv").write_text("a,b")
+    events = site.run(outputs=("*.csv",), environment={"A": "b"}, inputs=({"name": "x", "size": 42, "sha256": "a" * 64, "where": "k"},))
+    assert states(events) == [State.ACCEPTED, State.STAGING_IN, State.RUNNING, State.STAGING_OUT, State.SUCCEEDED]
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert [line for event in events for line in event.lines] == ["line 1", "line 2"]
+    assert site.fake.calls == ["prepare", "start", "follow", "remove"]
+    assert site.fake.spec is not None
+    assert (site.fake.spec.image, site.fake.spec.environment, site.fake.spec.source) == ("sha256:1", {"A": "b"}, None)
+    assert list(site.transfers.put) == ["outputs/out.csv", "logs/run.log", "manifest.json"]
+    assert site.transfers.put["logs/run.log"] == b"line 1\nline 2\n"
+    assert [(file.path, file.size) for file in site.manifest.files] == [("outputs/out.csv", 3), ("logs/run.log", 14)]
+    report = events[-1].report
+    assert report is not None
+    assert (report.exit_code, report.usage, report.bytes_in, report.bytes_out) == (0, EXIT.usage, 42, 17)
+    assert report.manifest_sha256 is not None
+    assert events[-1].reason is None
+    assert not site.attempt.folder.root.exists()
+    assert site.journal.unfinished() == []
+    assert site.slots == 0
+
+
+JUDGED = [
+    (None, EXIT, State.SUCCEEDED, None),
+    (None, replace(EXIT, code=3), State.FAILED, "exit-code"),
+    (None, replace(EXIT, code=137, out_of_memory=True), State.FAILED, "out-of-memory"),
+    ("cancelled", EXIT, State.CANCELLED, None),
+    ("cancelled", replace(EXIT, code=137), State.CANCELLED, None),
+    ("timeout", EXIT, State.SUCCEEDED, None),
+    ("timeout", replace(EXIT, code=143), State.FAILED, "timeout"),
+    ("timeout", replace(EXIT, code=137, out_of_memory=True), State.FAILED, "timeout"),
+    ("deadline", replace(EXIT, code=143), State.FAILED, "deadline"),
+]
+
+
+@pytest.mark.parametrize(("stop", "exit_", "state", "code"), JUDGED)
+def test_what_an_exit_means(site: Site, stop: str | None, exit_: Exit, state: State, code: str | None) -> None:
+    found, reason = runner._judged(site.taken(stop=stop), exit_)
+    assert (found, reason and reason.code) == (state, code)
+    assert reason is None or reason.fault is Fault.USER
+
+
+def test_reasons_are_told_in_words(site: Site) -> None:
+    assert runner._judged(site.taken(), replace(EXIT, code=3))[1] == Reason(
+        code="exit-code", fault=Fault.USER, message="the task ended with exit code 3"
+    )
+    memory = runner._judged(site.taken(resources={"memory": "1GiB"}), replace(EXIT, code=137, out_of_memory=True))[1]
+    assert memory is not None
+    assert memory.message == "the task needed more than its 1,073,741,824 bytes of memory"
+
+
+@pytest.mark.parametrize("stop", sorted(runner.STOPS))
+def test_what_is_stopped_before_it_started_never_starts(site: Site, stop: str) -> None:
+    events = site.run(stop=stop)
+    assert states(events) == [State.ACCEPTED, runner.STOPS[stop][0]]
+    assert "start" not in site.fake.calls
+    assert site.transfers.put == {}
+    assert site.slots == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "fault"),
+    [
+        (TaskFailed("no image", code="image-missing", remedy="push it"), State.FAILED, Fault.USER),
+        (PolicyRefused("never pulled", code="image-refused"), State.REJECTED, Fault.POLICY),
+        (LauncherUnavailable("no engine"), State.FAILED, Fault.INFRASTRUCTURE),
+    ],
+)
+@pytest.mark.parametrize("step", ["prepare", "start"])
+def test_what_fails_before_the_start(site: Site, error: FdnError, state: State, fault: Fault, step: str) -> None:
+    site.fake.step, site.fake.error = step, error
+    events = site.run()
+    assert states(events) == [State.ACCEPTED, State.STAGING_IN, state]
+    assert events[-1].reason == Reason(code=error.code, fault=fault, message=str(error))
+    assert site.transfers.put == {}
+    assert not site.attempt.folder.root.exists()
+
+
+def test_what_vanished_is_lost(site: Site) -> None:
+    site.fake.step, site.fake.error = "follow", RunVanished("gone")
+    events = site.run()
+    assert states(events)[-1] is State.LOST
+    assert events[-1].reason == Reason(code="vanished", fault=Fault.INFRASTRUCTURE, message="gone")
+
+
+def test_a_failed_tasks_log_leaves_and_its_outputs_do_not(site: Site) -> None:
+    site.fake.exit = replace(EXIT, code=3)
+    site.fake.task = lambda sandbox: (sandbox / "out.csv").write_text("half")
+    events = site.run(outputs=("*.csv",))
+    assert list(site.transfers.put) == ["logs/run.log", "manifest.json"]
+    assert (events[-1].state, site.manifest.exit_code) == (State.FAILED, 3)
+
+
+def test_outputs_that_are_missing_fail_the_run(site: Site) -> None:
+    events = site.run(outputs=("*.csv",))
+    reason = events[-1].reason
+    assert reason is not None
+    assert (events[-1].state, reason.code, reason.fault) == (State.FAILED, "output-missing", Fault.USER)
+    assert "'*.csv'" in reason.message
+    assert list(site.transfers.put) == ["logs/run.log", "manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "code"),
+    [
+        (StoreUnavailable("away"), State.FAILED, "store-unavailable"),
+        (PolicyRefused("fenced", code="fenced"), State.FAILED, "fenced"),
+        (TaskFailed("changed", code="output-changed"), State.FAILED, "output-changed"),
+    ],
+)
+def test_outputs_that_cannot_leave(site: Site, error: FdnError, state: State, code: str) -> None:
+    site.transfers.error = error
+    events = site.run()
+    reason, report = events[-1].reason, events[-1].report
+    assert reason is not None
+    assert report is not None
+    assert (events[-1].state, reason.code, report.manifest_sha256) == (state, code, None)
+
+
+def test_a_cancel_while_outputs_leave(site: Site) -> None:
+    site.transfers.error = Stopped()
+    events = site.run()
+    assert states(events)[-2:] == [State.STAGING_OUT, State.CANCELLED]
+
+
+@pytest.mark.parametrize(
+    ("stop", "state", "stops"),
+    [("cancelled", State.SUCCEEDED, True), ("cancelled", State.CANCELLED, False), ("timeout", State.SUCCEEDED, False), (None, State.FAILED, False)],
+)
+def test_only_a_cancel_stops_what_succeeded_on_its_way_out(site: Site, stop: str | None, state: State, stops: bool) -> None:
+    assert runner._unless_ended(site.taken(stop=stop), state)() is stops
+
+
+def test_a_restart_goes_on_with_what_runs(site: Site) -> None:
+    """As after a kill between start and end: the launcher is asked to follow, not to start."""
+    attempt = site.taken()
+    attempt.folder.make()
+    site.journal.record(attempt.name, phase=Phase.STARTED, state=State.RUNNING, started=MOMENT.isoformat(), launcher="process")
+    runner.run(attempt, site)
+    assert site.fake.calls == ["follow", "remove"]
+    assert attempt.started == MOMENT
+    assert site.events()[-1].state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("phase", [Phase.EXITED, Phase.UPLOADED])
+def test_a_restart_goes_on_with_what_ended(site: Site, phase: Phase) -> None:
+    attempt = site.taken()
+    attempt.folder.make()
+    outcome = '{"state": "FAILED", "reason": null, "report": {"exit_code": 3}, "files": []}'
+    site.journal.record(attempt.name, phase=phase, state=State.STAGING_OUT, outcome_json=outcome, launcher="process")
+    runner.run(attempt, site)
+    assert site.fake.calls == ["remove"]
+    assert list(site.transfers.put) == (["manifest.json"] if phase is Phase.EXITED else [])
+    last = site.events()[-1]
+    assert (last.state, last.report and last.report.exit_code) == (State.FAILED, 3)
+
+
+def test_what_cannot_be_written_down_is_not_concluded(site: Site) -> None:
+    site.fake.step, site.fake.error = "follow", JournalUnavailable("disk full")
+    attempt = site.taken()
+    with pytest.raises(JournalUnavailable):
+        runner.run(attempt, site)
+    entry = site.journal.entry(attempt.name)
+    assert entry is not None
+    assert (entry.phase, entry.state) == (Phase.STARTED, State.RUNNING)
+    assert "remove" not in site.fake.calls
+
+
+@pytest.mark.parametrize("error", [SystemFault("engine away"), OSError(13, "Permission denied")])
+def test_what_cannot_be_cleared_away_now_is_no_failure(site: Site, error: Exception) -> None:
+    site.fake.step, site.fake.error = "remove", error  # type: ignore[assignment]
+    assert site.run()[-1].state is State.SUCCEEDED
+    assert site.journal.unfinished() == []
+
+
+def test_a_stop_that_came_while_it_started_is_passed_on(site: Site) -> None:
+    site.fake.task = lambda _: setattr(site.attempt, "stop", "cancelled")
+    site.fake.exit = replace(EXIT, code=143)
+    site.attempt = site.taken()
+    runner.run(site.attempt, site)
+    assert site.fake.calls == ["prepare", "start", "stop", "follow", "remove"]
+    assert site.events()[-1].state is State.CANCELLED
+
+
+def test_a_site_that_keeps_its_logs(tmp_path: Path) -> None:
+    site = Site(tmp_path, logs="never")
+    events = site.run()
+    assert [line for event in events for line in event.lines] == []
+    assert list(site.transfers.put) == ["manifest.json"]
+    site.journal.close()
+
+
+def test_an_attempt_may_be_told_to_stop_from_any_thread(site: Site) -> None:
+    attempt = site.taken()
+    assert not attempt.stopping()
+    thread = threading.Thread(target=setattr, args=(attempt, "stop", "timeout"))
+    thread.start()
+    thread.join()
+    assert attempt.stopping()
+
+
+def test_a_report_survives_the_journal(site: Site) -> None:
+    site.fake.exit = replace(EXIT, usage=Usage(cpu_seconds=0.25, peak_memory=9, estimated=True))
+    assert site.run()[-1].report == Report(
+        launcher="process", image_digest="sha256:1", exit_code=0, usage=site.fake.exit.usage, bytes_out=14,
+        manifest_sha256=site.events()[-1].report.manifest_sha256,  # type: ignore[union-attr]
+    )  # fmt: skip
