@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -49,7 +50,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """One attempt as the journal has it. `order` is None for a tombstone: cancelled before its order came."""
+    """One attempt as the journal has it."""
 
     name: str
     execution: UUID
@@ -57,7 +58,7 @@ class Entry:
     node: str
     run: UUID
     attempt: int
-    order: TaskOrder | None
+    order_json: str | None
     phase: Phase
     state: State
     number: int
@@ -76,6 +77,15 @@ class Entry:
     bytes_in: int
     exit_json: str | None
     outcome_json: str | None
+
+    @cached_property
+    def order(self) -> TaskOrder | None:
+        """None for a tombstone: cancelled before its order came. Read when it is asked for, since most steps do not."""
+        if self.order_json is None:
+            return None
+        order = decode(self.order_json.encode())
+        assert isinstance(order, TaskOrder)
+        return order
 
 
 class Journal:
@@ -304,14 +314,9 @@ class Journal:
 
 
 def _entry(row: sqlite3.Row) -> Entry:
-    order = None
-    if row["order_json"] is not None:
-        message = decode(row["order_json"].encode())
-        assert isinstance(message, TaskOrder)
-        order = message
-    fields = {key: row[key] for key in row.keys() if key not in ("order_json", "last_event")}  # noqa: SIM118 (a Row is no mapping)
+    fields = {key: row[key] for key in row.keys() if key != "last_event"}  # noqa: SIM118 (a Row is no mapping)
     fields |= {"execution": UUID(row["execution"]), "run": UUID(row["run"]), "phase": Phase(row["phase"]), "state": State(row["state"])}
-    return Entry(order=order, **fields)
+    return Entry(**fields)
 
 
 def outcome_json(state: State, reason: Reason | None, report: Report) -> str:

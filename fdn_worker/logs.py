@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+from fdn_worker.errors import JournalUnavailable
 from fdn_worker.journal import Entry, Journal
 from fdn_worker.launchers import LogLine
 from fdn_worker.settings import LimitsSection
@@ -34,7 +35,8 @@ class LogSink:
         self._began_with = self._sent
         self._changed = False
         self._lock = threading.Lock()
-        self._file = open(path, "ab")  # noqa: SIM115 (closed by `close`)
+        # Unbuffered: what a full disk refused must not be written later by an old file's end.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
         self._file.truncate(entry.log_bytes)
 
     @property
@@ -48,12 +50,21 @@ class LogSink:
             data = line.text.encode() + b"\n"
             kept = self._bytes + len(data) <= self._limits.log_bytes
             if kept:
-                self._file.write(data)
+                self._keep(data)
                 self._bytes += len(data)
             if (self._live and not self._send(line.text)) or not kept:
                 self.dropped += 1
             if len(self._lines) >= BATCH_LINES or self._size >= BATCH_BYTES:
                 self._flush()
+
+    def _keep(self, data: bytes) -> None:
+        """Write to the file, which is journalled with the cursor and as good as a part of the journal."""
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            raise JournalUnavailable(f"log {self._file.name}: {error.strerror}", remedy="free space on its disk") from error
+        if written != len(data):
+            raise JournalUnavailable(f"log {self._file.name}: no space is left", remedy="free space on its disk")
 
     def _send(self, text: str) -> bool:
         """Have a line travel with the next event, if the caps allow."""
@@ -78,7 +89,6 @@ class LogSink:
                 self._flush()
 
     def _flush(self) -> None:
-        self._file.flush()
         self._flushed = time.monotonic()
         self._changed = False
         lines, self._lines, self._size = self._lines, [], 0

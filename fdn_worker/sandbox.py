@@ -44,7 +44,6 @@ class RunFolder:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         # A container's user reaches its mounts directly, never through this folder.
         self.sandbox.mkdir(exist_ok=True)
-        self.inputs.mkdir(exist_ok=True)
 
     def remove(self) -> None:
         """Take all of it away. Idempotent."""

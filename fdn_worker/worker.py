@@ -18,7 +18,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 from fdn_worker import __version__, launchers, policy, runner
-from fdn_worker.brokers import Broker, Delivery, Subscription
+from fdn_worker.brokers import Broker, Delivery, Handler, Subscription
 from fdn_worker.errors import (
     BrokerUnavailable,
     Fault,
@@ -91,8 +91,8 @@ class Worker:
         self._stop = threading.Event()
         self._intake: Subscription | None = None
         self._control: Subscription | None = None
-        #: Orders that could not be journalled, and so are not settled.
-        self._unwritten: list[Delivery] = []
+        #: What could not be journalled, and so is not settled, with who handles it.
+        self._unwritten: list[tuple[Handler, Delivery]] = []
         self._swept = self._tried = -SWEEP
         self.problems: dict[str, str] = {}
 
@@ -211,9 +211,8 @@ class Worker:
         try:
             fresh = self.journal.receive(order, opened.payload)
         except JournalUnavailable as error:
-            self.problems["journal"] = str(error)
-            self._unwritten.append(delivery)
-            log.error("order not taken: %s", error, extra={"action": "intake-stops"})
+            self._journal_fails(error, "an order")
+            self._unwritten.append((self._on_order, delivery))
             return
         delivery.ack()
         if not fresh:
@@ -224,8 +223,7 @@ class Worker:
         try:
             self._take_up(entry)
         except JournalUnavailable as error:
-            self.problems["journal"] = str(error)
-            log.error("%s waits: %s", order.name, error, extra={"action": "journal-waits"})
+            self._journal_fails(error, order.name)
         self._schedule()
 
     def _on_control(self, delivery: Delivery) -> None:
@@ -240,8 +238,18 @@ class Worker:
         if isinstance(message, Grant | Completed | Refusal):
             self.transfers.answered(message)
         elif isinstance(message, ControlRequest) and message.deadline > now():
-            self._obey(message)
+            try:
+                self._obey(message)
+            except JournalUnavailable as error:
+                self._journal_fails(error, f"a request to {message.action}")
+                self._unwritten.append((self._on_control, delivery))
+                return
         delivery.ack()
+
+    def _journal_fails(self, error: JournalUnavailable, what: str) -> None:
+        """Nothing can be written down, so nothing is concluded, until a tick finds that it can."""
+        self.problems["journal"] = str(error)
+        log.error("%s waits: %s", what, error, extra={"action": "journal-waits"})
 
     def _obey(self, request: ControlRequest) -> None:
         name = container_name(request.run, request.attempt)
@@ -294,9 +302,7 @@ class Worker:
         try:
             runner.run(attempt, self)
         except JournalUnavailable as error:
-            # Nothing can be written down, so nothing is concluded: the next start takes it up.
-            self.problems["journal"] = str(error)
-            log.error("%s waits: %s", attempt.name, error, extra={"action": "journal-waits"})
+            self._journal_fails(error, attempt.name)
             return
         except Exception:
             # A fault of our own must not leave the run without an end; the traceback stays here.
@@ -313,8 +319,8 @@ class Worker:
         with attempt.lock:
             if attempt.stop is not None:
                 return
+            self.journal.record(attempt.name, stop=why)
             attempt.stop = why
-        self.journal.record(attempt.name, stop=why)
         with self._lock:
             if attempt in self._ready:
                 self._ready.remove(attempt)
@@ -348,7 +354,7 @@ class Worker:
                 if (attempt.running or attempt in ready) and moment >= attempt.order.deadline:
                     self.end(attempt, "deadline")
         except JournalUnavailable as error:
-            self.problems["journal"] = str(error)
+            self._journal_fails(error, "the clock")
         self._mind_intake()
         if time.monotonic() - self._swept > SWEEP:
             self._swept = time.monotonic()
@@ -363,8 +369,8 @@ class Worker:
                 log.info("the journal can be written again", extra={"action": "journal-back"})
                 self._resume_waiting()
                 unwritten, self._unwritten = self._unwritten, []
-                for delivery in unwritten:
-                    self._on_order(delivery)
+                for handle, delivery in unwritten:
+                    handle(delivery)
             except JournalUnavailable:
                 log.debug("the journal still cannot be written")
         accepting = self._accepting()

@@ -116,6 +116,7 @@ class Relay:
                 # What was recorded by a try that then failed, here or in a relay that died, may not have been passed on.
                 if isinstance(message, TaskEvent) and (message.message_id in fresh or again or delivery.redelivered):
                     self._pass_on(message, payload)
+                    fresh.discard(message.message_id)
         for _, message, _ in opened:
             if isinstance(message, TransferRequest | Complete | Abort):
                 self._answer(message)

@@ -25,6 +25,8 @@ class BadRequest(FdnError):
 
 Model = TypeVar("Model", bound=BaseModel)
 
+#: A deadline may be this far away; the calendar's end leaves no room for the release that follows it.
+LONGEST = timedelta(days=3650)
 #: What the patterns of the fields mean.
 FORMS = {
     ID_PATTERN: "use 1 to 63 of a-z, 0-9 and -, with no - at either end",
@@ -129,6 +131,10 @@ class TaskRequest(BaseModel):
             raise BadRequest(f"timeout: {self.timeout:g} seconds lead beyond the calendar", remedy="give fewer") from error
         if deadline <= issued:
             raise BadRequest(f"deadline: {deadline:%Y-%m-%d %H:%M:%S %Z} has passed", remedy="give a moment to come")
+        if deadline - issued > LONGEST:
+            raise BadRequest(
+                f"deadline: {deadline:%Y-%m-%d} is more than {LONGEST.days:,} days away", remedy="give a nearer deadline or timeout"
+            )
         source = build(Source, repository=self.repository, commit=self.commit) if self.repository else None
         return build(
             TaskOrder, execution=execution, task=self.task, node=self.node, run=run, attempt=attempt, issued=issued, deadline=deadline,

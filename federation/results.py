@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from uuid import UUID
 
@@ -112,7 +113,8 @@ def describe(centre: Centre, submission: Submission) -> TaskResult:
 def stages(history: Sequence[TaskEvent]) -> Iterator[Stage]:
     """The states of an attempt in order, each with the seconds until the next (0 for the last)."""
     told = [event for event in history if event.state is not None]
-    for event, following in zip(told, [*told[1:], None], strict=True):
+    for event, following in zip_longest(told, told[1:]):
+        assert event is not None
         assert event.state is not None
         yield Stage(state=event.state, since=event.at, seconds=(following.at - event.at).total_seconds() if following else 0.0)
 

@@ -60,7 +60,9 @@ def test_values_of_samples() -> None:
     ("name", "version", "unknown"),
     [("unknown-field", "1.0", {"priority": 9, "resources.tpus": 4}), ("v1.7", "1.7", {"mounts": ["/x"]})],
 )
-def test_what_a_newer_minor_version_adds_is_kept(name: str, version: str, unknown: dict[str, object], warned: pytest.LogCaptureFixture) -> None:
+def test_what_a_newer_minor_version_adds_is_kept(
+    name: str, version: str, unknown: dict[str, object], warned: pytest.LogCaptureFixture
+) -> None:
     body = (HERE / f"{name}.json").read_bytes()
     message, _ = unpack(body, RING)
     unpack(body, RING)

@@ -19,13 +19,11 @@ class Proxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._flowing = threading.Event()
-        self._flowing.set()
         self._listener: socket.socket | None = None
         self.port = 0
         #: Seconds that each chunk of 16 KiB is held up.
         self.delay = 0.0
-        #: Sent to whoever connects, in the stead of what is behind; empty passes on.
-        self.answer = b""
+        self._answer = b""
         #: Bytes that went from clients to the server.
         self.forwarded = 0
         self._cut_at: int | None = None
@@ -39,7 +37,11 @@ class Proxy:
         self.cut()
 
     def restore(self) -> None:
-        """Take connections (again), at the same port."""
+        """Take connections (again), at the same port, and pass on what comes."""
+        self._answer, self._cut_at, self.delay = b"", None, 0.0
+        self.resume()
+        if self._listener is not None:
+            return
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
@@ -55,12 +57,17 @@ class Proxy:
             _end(listener)
         self._break()
 
+    def answer(self, answer: bytes) -> None:
+        """Send this to whoever asks, until `restore`, in the stead of what is behind."""
+        self._answer = answer
+        self._break()
+
     def cut_after(self, size: int) -> None:
         """Break every connection once, when `size` more bytes went to the server."""
         self._cut_at = self.forwarded + size
 
     def pause(self) -> None:
-        """Swallow nothing and pass nothing on: connections stand still."""
+        """Pass nothing on, and lose nothing: connections stand still until `resume`."""
         self._flowing.clear()
 
     def resume(self) -> None:
@@ -83,7 +90,7 @@ class Proxy:
                 client, _ = listener.accept()
             except OSError:
                 return
-            if self.answer:
+            if self._answer:
                 threading.Thread(target=self._reply, args=(client,), daemon=True).start()
                 continue
             try:
@@ -102,7 +109,7 @@ class Proxy:
             head = b""
             while b"\r\n\r\n" not in head and (piece := client.recv(_CHUNK)):
                 head += piece
-            client.sendall(self.answer)
+            client.sendall(self._answer)
             client.shutdown(socket.SHUT_WR)
             while client.recv(_CHUNK):
                 pass

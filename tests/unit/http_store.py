@@ -42,10 +42,10 @@ class HttpStore:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-            def do_PUT(self) -> None:  # noqa: N802 (so named by its base)
+            def do_PUT(self) -> None:
                 store.answer(self, self.rfile.read(int(self.headers["Content-Length"])))
 
-            def do_GET(self) -> None:  # noqa: N802 (so named by its base)
+            def do_GET(self) -> None:
                 store.answer(self, None)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -40,9 +40,13 @@ text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 ids = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 attempts = st.integers(1, 10**6)
 sizes = st.integers(0, 2**63)
-moments = st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]))
+moments = st.datetimes(
+    datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))])
+)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
-paths = st.lists(st.text("ab.é -", min_size=1, max_size=5).filter(lambda part: part not in (".", "..")), min_size=1, max_size=3).map("/".join)
+paths = st.lists(st.text("ab.é -", min_size=1, max_size=5).filter(lambda part: part not in (".", "..")), min_size=1, max_size=3).map(
+    "/".join
+)
 seconds = st.floats(0.001, 1e9)
 states = st.sampled_from(list(State))
 numbers = st.integers(1, 10_000)

@@ -13,7 +13,18 @@ import pytest
 from fdn_worker.errors import Fault, JournalUnavailable
 from fdn_worker.journal import Journal, Phase, outcome_json, read_outcome
 from fdn_worker.protocol import (
-    ControlRequest, IllegalTransition, Reason, Report, Signer, State, TaskEvent, TaskOrder, Usage, now, pack, unpack,
+    ControlRequest,
+    IllegalTransition,
+    Reason,
+    Report,
+    Signer,
+    State,
+    TaskEvent,
+    TaskOrder,
+    Usage,
+    now,
+    pack,
+    unpack,
 )  # fmt: skip
 from fdn_worker.protocol.envelope import payload_of
 from tests.unit.helpers import OPEN, an_order

@@ -37,7 +37,10 @@ def test_pack_and_unpack_are_inverses(message: Message) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.binary(max_size=60) | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4).map(lambda x: json.dumps(x).encode()))
+@given(
+    st.binary(max_size=60)
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4).map(lambda x: json.dumps(x).encode())
+)
 def test_noise_is_a_message_error(body: bytes) -> None:
     for read in (lambda: decode(body), lambda: unpack(body, OPEN)):
         with pytest.raises(MessageError):

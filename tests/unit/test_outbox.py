@@ -137,7 +137,9 @@ def test_what_hinders_it_is_told(journal: Journal, start: Callable[[FakeBroker],
 
 
 @pytest.mark.usefixtures("at_once")
-def test_an_outage_of_days_does_not_end_it(journal: Journal, start: Callable[[FakeBroker], Outbox], caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_of_days_does_not_end_it(
+    journal: Journal, start: Callable[[FakeBroker], Outbox], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("ERROR")
     broker = FakeBroker(fails=[BrokerUnavailable("away")] * 1100)
     done = heard(broker, 1)

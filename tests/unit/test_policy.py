@@ -27,7 +27,11 @@ def site(tmp_path: Path) -> WorkerSettings:
     (tmp_path / "data/in").symlink_to(tmp_path / "data/census")
     (tmp_path / "data/circle").symlink_to(tmp_path / "data/circle")
     names = {name: tmp_path / "data" / name for name in ("census", "file", "out", "in", "circle", "gone")}
-    names |= {"neighbour": tmp_path / "data-of-others/x", "climbing": tmp_path / "data/../data-of-others/x", "below": tmp_path / "data/file/x"}
+    names |= {
+        "neighbour": tmp_path / "data-of-others/x",
+        "climbing": tmp_path / "data/../data-of-others/x",
+        "below": tmp_path / "data/file/x",
+    }
     return settings(
         tmp_path / "state", datasets=names, data_roots=(tmp_path / "data",),
         limits={"cpus": 2.0, "memory": "1GiB", "timeout": 100.0, "disk_reserve": 0},

@@ -13,7 +13,15 @@ import pytest
 
 from fdn_worker import runner
 from fdn_worker.errors import (
-    Fault, FdnError, JournalUnavailable, LauncherUnavailable, PolicyRefused, RunVanished, StoreUnavailable, SystemFault, TaskFailed,
+    Fault,
+    FdnError,
+    JournalUnavailable,
+    LauncherUnavailable,
+    PolicyRefused,
+    RunVanished,
+    StoreUnavailable,
+    SystemFault,
+    TaskFailed,
 )  # fmt: skip
 from fdn_worker.journal import Journal, Phase
 from fdn_worker.launchers import Exit, LaunchSpec, LogLine
@@ -102,8 +110,10 @@ class Site:
     @contextmanager
     def slot(self, attempt: Attempt) -> Iterator[None]:
         self.slots += 1
-        yield
-        self.slots -= 1
+        try:
+            yield
+        finally:
+            self.slots -= 1
 
     def run(self, **changes: Any) -> list[TaskEvent]:
         """Take an order to its end; the events of it."""
@@ -265,7 +275,12 @@ def test_a_cancel_while_outputs_leave(site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("stop", "state", "stops"),
-    [("cancelled", State.SUCCEEDED, True), ("cancelled", State.CANCELLED, False), ("timeout", State.SUCCEEDED, False), (None, State.FAILED, False)],
+    [
+        ("cancelled", State.SUCCEEDED, True),
+        ("cancelled", State.CANCELLED, False),
+        ("timeout", State.SUCCEEDED, False),
+        (None, State.FAILED, False),
+    ],
 )
 def test_only_a_cancel_stops_what_succeeded_on_its_way_out(site: Site, stop: str | None, state: State, stops: bool) -> None:
     assert runner._unless_ended(site.taken(stop=stop), state)() is stops

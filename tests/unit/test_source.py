@@ -70,7 +70,9 @@ def failed(cache: SourceCache, source: Source, target: Path) -> FdnError:
 
 
 def test_the_tree_of_a_commit_without_its_history(cache: SourceCache, origin: Path, tmp_path: Path) -> None:
-    for number, (revision, found) in enumerate([("HEAD~1", {"first", "kept"}), ("HEAD", {"second", "kept"}), ("HEAD~1", {"first", "kept"})]):
+    for number, (revision, found) in enumerate(
+        [("HEAD~1", {"first", "kept"}), ("HEAD", {"second", "kept"}), ("HEAD~1", {"first", "kept"})]
+    ):
         target = tmp_path / f"run{number}" / "source"
         cache.checkout(at(origin, revision), target)
         assert names(target) == found

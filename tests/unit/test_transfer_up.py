@@ -87,7 +87,11 @@ def test_after_a_fault_of_the_store_a_new_grant_is_asked_for(site: Site, store: 
 
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
-    [(403, "url-expired", "answered 403 to an upload"), (500, "store-unavailable", "answered 500"), ("corrupt", "upload-corrupted", "other bytes")],
+    [
+        (403, "url-expired", "answered 403 to an upload"),
+        (500, "store-unavailable", "answered 500"),
+        ("corrupt", "upload-corrupted", "other bytes"),
+    ],
 )
 def test_past_its_time_it_is_given_up(site: Site, store: HttpStore, fault: int | str, code: str, words: str) -> None:
     site.keep_trying = -1.0

@@ -46,7 +46,13 @@ def wrong(path: Path) -> str:
 def test_a_file_and_the_variables_over_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, GOOD)
     found = load(path)
-    assert (found.node, found.slots, found.limits.memory, found.limits.timeout, found.source.timeout) == ("site-a", 3, 2 * 1024**3, 60.0, 5.0)
+    assert (found.node, found.slots, found.limits.memory, found.limits.timeout, found.source.timeout) == (
+        "site-a",
+        3,
+        2 * 1024**3,
+        60.0,
+        5.0,
+    )
     assert found.embedded
     monkeypatch.setenv("FDN_SLOTS", "7")
     monkeypatch.setenv("FDN_LIMITS__TIMEOUT", "9")

@@ -9,7 +9,16 @@ from typing import Any
 
 from fdn_worker.journal import Journal
 from fdn_worker.protocol import (
-    Abort, Complete, Completed, Grant, Message, Refusal, Signer, TaskOrder, TransferRequest, now,
+    Abort,
+    Complete,
+    Completed,
+    Grant,
+    Message,
+    Refusal,
+    Signer,
+    TaskOrder,
+    TransferRequest,
+    now,
 )  # fmt: skip
 from fdn_worker.protocol.upload import GrantedFile, GrantedUrl, TransferFile
 from fdn_worker.settings import TransferSection
