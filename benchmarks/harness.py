@@ -109,7 +109,9 @@ def memory(pid: int, name: str = "VmRSS") -> float:
 
 def machine() -> dict[str, str]:
     """Where it was measured."""
-    processor = next((line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    processor = next(
+        (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
+    )
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
     return {
         "machine": f"{os.cpu_count()} cores ({processor}), {memory_gib:.0f} GiB",

@@ -50,7 +50,10 @@ def measure(services: Services, quick: bool) -> Iterator[Figure]:
                 first = _loop(count // 2)
                 taken = _work_off(one, count)
                 rounds.append((taken, first + _loop(count // 2)))
-            growth = [(after - then) / len(rounds) * 1000 / count for after, then in zip((memory(one.worker), memory(centre)), before, strict=True)]
+            growth = [
+                (after - then) / len(rounds) * 1000 / count
+                for after, then in zip((memory(one.worker), memory(centre)), before, strict=True)
+            ]
         mine, theirs = (Median.of([taken[which] for taken in rounds]) for which in range(2))
         name = "RabbitMQ" if broker == "rabbitmq" else "embedded broker"
         yield Figure(
@@ -65,7 +68,9 @@ def measure(services: Services, quick: bool) -> Iterator[Figure]:
 def _relay(one: House) -> Iterator[int]:
     """The centre's relay as a service; its pid."""
     environment = os.environ | one.federation.environment() | {"FEM_RELAY": "service"}
-    with subprocess.Popen([sys.executable, "-m", "flows.cli", "relay"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "relay"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             until = time.monotonic() + PATIENCE
             while presence(one.centre.records)[0].presence != "connected":
@@ -125,7 +130,10 @@ def _until(there: object) -> None:
 
 def _loop(count: int) -> float:
     """Seconds of `count` processes, each state of each in a durable commit of its own."""
-    with tempfile.TemporaryDirectory(prefix="fem-bench-") as folder, closing(sqlite3.connect(Path(folder) / "loop.db", isolation_level=None)) as db:
+    with (
+        tempfile.TemporaryDirectory(prefix="fem-bench-") as folder,
+        closing(sqlite3.connect(Path(folder) / "loop.db", isolation_level=None)) as db,
+    ):
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY, state TEXT)")

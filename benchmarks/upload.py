@@ -34,7 +34,9 @@ def measure(services: Services, quick: bool) -> Iterator[Figure]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fem-bench-")))
         one = stack.enter_context(
-            house(services, store="minio", launcher="process", transfer={"part_size": PART, "parallel": PARALLEL}, limits={"disk_reserve": 0})
+            house(
+                services, store="minio", launcher="process", transfer={"part_size": PART, "parallel": PARALLEL}, limits={"disk_reserve": 0}
+            )
         )
         store, bucket = client(services), one.node
 

@@ -7,6 +7,7 @@ import threading
 
 from fdn_worker.brokers import Broker
 from fdn_worker.brokers.backoff import delays
+from fdn_worker.brokers.lanes import Lanes
 from fdn_worker.errors import BrokerUnavailable, JournalUnavailable, Unroutable
 from fdn_worker.journal import Journal
 from fdn_worker.protocol.names import EVENT_KEY, event_exchange
@@ -19,6 +20,8 @@ class Outbox:
 
     def __init__(self, node: str, journal: Journal, broker: Broker) -> None:
         self._exchange, self._journal, self._broker = event_exchange(node), journal, broker
+        #: One for each attempt: its events keep their order, and wait for those of no other.
+        self._lanes = Lanes("outbox-lane")
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         #: What hinders it, in plain words; "" while all is well.
@@ -54,12 +57,15 @@ class Outbox:
     def _drain(self) -> None:
         while not self._stop.is_set() and (batch := self._journal.pending()):
             confirmed: list[int] = []
-            try:
-                for number, message_id, body in batch:
+
+            def send(row: tuple[int, str, bytes], confirmed: list[int] = confirmed) -> None:
+                if not self._stop.is_set():
+                    number, message_id, body = row
                     self._broker.publish(body, exchange=self._exchange, key=EVENT_KEY, message_id=message_id)
                     confirmed.append(number)
-                    if self._stop.is_set():
-                        break
+
+            try:
+                self._lanes.run(batch, lambda row: row[1].rpartition(".")[0], send)
             finally:
                 if confirmed:
                     self._journal.sent(confirmed)

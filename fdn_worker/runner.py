@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -52,7 +53,7 @@ class Site(Protocol):
     sources: SourceCache
 
     def launcher(self, name: str) -> Launcher: ...
-    def slot(self, attempt: Attempt) -> AbstractContextManager[None]: ...
+    def slot(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass(eq=False)
@@ -65,7 +66,8 @@ class Attempt:
     stop: str | None = None
     #: Set while the launcher has it, for whoever stops it.
     running: bool = False
-    started: datetime | None = None
+    #: Monotonic moment at which its timeout is over; None before it runs.
+    ends: float | None = None
     sink: LogSink | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -79,7 +81,7 @@ def run(attempt: Attempt, site: Site) -> None:
     entry = _entry(journal, name)
     if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED, Phase.STARTED):
         try:
-            with site.slot(attempt):
+            with site.slot():
                 exit_ = _execute(attempt, entry, site)
         except JournalUnavailable:
             raise  # what cannot be written down is not concluded
@@ -105,11 +107,13 @@ def _execute(attempt: Attempt, entry: Entry, site: Site) -> Exit:
         spec = _stage_in(attempt, launcher, site)
         _go_on(attempt)
         launcher.start(spec)
-        attempt.started = now()
-        site.journal.record(name, phase=Phase.STARTED, state=State.RUNNING, started=attempt.started.isoformat(), image=spec.image)
+        attempt.ends = time.monotonic() + order.timeout
+        site.journal.record(name, phase=Phase.STARTED, state=State.RUNNING, started=now().isoformat(), image=spec.image)
         entry = _entry(site.journal, name)
     else:
-        attempt.started = datetime.fromisoformat(entry.started) if entry.started else now()
+        # Across a restart there is only the wall's clock to tell how long it has run.
+        ran = (now() - datetime.fromisoformat(entry.started)).total_seconds() if entry.started else 0.0
+        attempt.ends = time.monotonic() + order.timeout - max(0.0, ran)
     attempt.sink = LogSink(entry, attempt.folder.log, site.journal, site.settings.limits, live=site.settings.logs == "live")
     attempt.running = True
     try:

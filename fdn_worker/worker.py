@@ -11,46 +11,36 @@ import logging
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from uuid import UUID, uuid4
 
-from fdn_worker import __version__, launchers, policy, runner
+from fdn_worker import launchers, policy, runner
+from fdn_worker.attempts import Attempts
 from fdn_worker.brokers import Broker, Delivery, Handler, Subscription
 from fdn_worker.errors import (
     BrokerUnavailable,
-    Fault,
-    FdnError,
     JournalUnavailable,
     MessageError,
-    PolicyRefused,
     SettingsError,
     SystemFault,
 )
-from fdn_worker.journal import Entry, Journal, Phase
+from fdn_worker.heart import Heart
+from fdn_worker.journal import Journal
 from fdn_worker.launchers import Launcher
 from fdn_worker.outbox import Outbox
 from fdn_worker.protocol import (
     Completed,
     ControlRequest,
     Grant,
-    Heartbeat,
     Keyring,
     Message,
-    Present,
-    Reason,
     Refusal,
     Signer,
-    State,
     TaskOrder,
     decode,
     now,
-    pack,
 )  # fmt: skip
-from fdn_worker.protocol.names import BEAT_KEY, command_queue, container_name, control_queue, event_exchange
-from fdn_worker.runner import Attempt
+from fdn_worker.protocol.names import command_queue, container_name, control_queue
 from fdn_worker.sandbox import RunFolder
 from fdn_worker.settings import WorkerSettings
 from fdn_worker.source import SourceCache
@@ -84,9 +74,7 @@ class Worker:
         self.transfers = Transfers(settings.node, settings.transfer, broker, self.journal, self.signer)
         self.sources = SourceCache(settings.state_dir / "git", allow_file=settings.source.allow_file, timeout=settings.source.timeout)
         self._launchers: dict[str, Launcher] = {}
-        self._attempts: dict[str, Attempt] = {}
-        self._ready: deque[Attempt] = deque()
-        self._slots_free = settings.slots
+        self.attempts = Attempts(settings, self.journal, self.launcher, lambda attempt: runner.run(attempt, self), self._journal_fails)
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._intake: Subscription | None = None
@@ -95,6 +83,11 @@ class Worker:
         self._unwritten: list[tuple[Handler, Delivery]] = []
         self._swept = self._tried = -SWEEP
         self.problems: dict[str, str] = {}
+
+    @property
+    def accepting(self) -> bool:
+        """Orders are taken at present."""
+        return self._intake is not None
 
     # The site, as the runner sees it
 
@@ -106,15 +99,9 @@ class Worker:
                 self._launchers[name] = launchers.load(name, options, self.settings.state_dir / name)
             return self._launchers[name]
 
-    @contextmanager
-    def slot(self, attempt: Attempt) -> Iterator[None]:  # noqa: ARG002 (part of Site)
-        """Give the slot, which the scheduler took for this attempt, back at the end."""
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._slots_free += 1
-            self._schedule()
+    def slot(self) -> AbstractContextManager[None]:
+        """The slot that the present attempt has, given back at the end."""
+        return self.attempts.slot()
 
     # Life
 
@@ -127,10 +114,10 @@ class Worker:
         self.outbox.wake()
         # Before any control request comes: a cancel must find what it is to end.
         self._recover()
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        threading.Thread(target=Heart(self).beat, args=(self._stop,), name="heartbeat", daemon=True).start()
         log.info("node %s is up", self.settings.node, extra={"action": "start"})
         while not self._stop.is_set() and self._tick():
-            self._stop.wait(TICK if self._attempts else IDLE_TICK)
+            self._stop.wait(TICK if self.attempts else IDLE_TICK)
         self._close()
 
     def stop(self) -> None:
@@ -139,19 +126,20 @@ class Worker:
 
     def _close(self) -> None:
         self._stop.set()
+        self.attempts.close()
         for subscription in (self._intake, self._control):
             if subscription is not None:
                 subscription.cancel()
         self.outbox.stop(timeout=5.0)
         self.broker.close()
-        log.info("node %s is down; %d attempts go on", self.settings.node, len(self._attempts), extra={"action": "stop"})
+        log.info("node %s is down; %d attempts go on", self.settings.node, len(self.attempts), extra={"action": "stop"})
 
     def _recover(self) -> None:
         """Take up every attempt where the journal has it."""
         for entry in self.journal.unfinished():
             log.info("resuming %s, which was %s", entry.name, entry.phase, extra={"action": "resume"})
-            self._take_up(entry)
-        self._schedule()
+            self.attempts.take_up(entry)
+        self.attempts.schedule()
 
     def _sweep(self) -> None:
         """Clear away what finished attempts left behind: a crash may have come before."""
@@ -177,8 +165,8 @@ class Worker:
 
     def _unwanted(self, found: set[str]) -> set[str]:
         """Those among `found` that no attempt has any more. An attempt is known here before anything of it stands."""
-        with self._lock:
-            return found - {entry.name for entry in self.journal.unfinished()} - set(self._attempts)
+        held = self.attempts.names()
+        return found - {entry.name for entry in self.journal.unfinished()} - held
 
     # Intake
 
@@ -194,7 +182,7 @@ class Worker:
         self.problems.pop("intake", None)
         # Taken up again only at half: each turn costs a word with the broker.
         limit = self.settings.slots + self.settings.backlog
-        return len(self._attempts) < (limit if self._intake else limit - self.settings.backlog // 2)
+        return len(self.attempts) < (limit if self._intake else limit - self.settings.backlog // 2)
 
     def _on_order(self, delivery: Delivery) -> None:
         try:
@@ -221,10 +209,10 @@ class Worker:
         entry = self.journal.entry(order.name)
         assert entry is not None
         try:
-            self._take_up(entry)
+            self.attempts.take_up(entry)
         except JournalUnavailable as error:
             self._journal_fails(error, order.name)
-        self._schedule()
+        self.attempts.schedule()
 
     def _on_control(self, delivery: Delivery) -> None:
         try:
@@ -254,112 +242,23 @@ class Worker:
     def _obey(self, request: ControlRequest) -> None:
         name = container_name(request.run, request.attempt)
         log.info("%s asked for %s: %s", request.action, name, request.why, extra={"action": request.action})
-        with self._lock:
-            attempt = self._attempts.get(name)
+        attempt = self.attempts.get(name)
         if request.action == "cancel" and attempt is not None:
-            self.end(attempt, "cancelled")
+            self.attempts.end(attempt, "cancelled")
         elif not self.journal.send_again(name) and request.action == "cancel":
             self.journal.bury(request, name)
 
-    def _take_up(self, entry: Entry) -> None:
-        """Put a journalled attempt in its place: refused, waiting for a slot, or straight on."""
-        order = entry.order
-        assert order is not None, "a tombstone is done"
-        if entry.phase is Phase.RECEIVED:
-            try:
-                policy.admit(order, self.settings, now())
-            except PolicyRefused as error:
-                reason = Reason(code=error.code, fault=error.fault, message=str(error))
-                log.warning("%s rejected: %s", entry.name, error, extra={"action": "reject"})
-                self.journal.record(entry.name, phase=Phase.DONE, state=State.REJECTED, reason=reason, finished=now().isoformat())
-                return
-            self.journal.record(entry.name, phase=Phase.ACCEPTED, state=State.ACCEPTED)
-        attempt = Attempt(entry.name, order, RunFolder(self.settings.state_dir / "runs" / entry.name), stop=entry.stop)
-        with self._lock:
-            self._attempts[entry.name] = attempt
-            if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED) and entry.stop is None:
-                self._ready.append(attempt)
-                return
-            if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED, Phase.STARTED):
-                self._slots_free -= 1  # given back by its thread, even if that only settles it
-        self._launch(attempt)
-
-    def _schedule(self) -> None:
-        """Give free slots to those that wait, first come first served."""
-        while not self._stop.is_set():
-            with self._lock:
-                if self._slots_free <= 0 or not self._ready:
-                    return
-                self._slots_free -= 1
-                attempt = self._ready.popleft()
-            self._launch(attempt)
-
-    def _launch(self, attempt: Attempt) -> None:
-        threading.Thread(target=self._run_attempt, args=(attempt,), name=attempt.name, daemon=True).start()
-
-    def _run_attempt(self, attempt: Attempt) -> None:
-        """The thread of an attempt."""
-        try:
-            runner.run(attempt, self)
-        except JournalUnavailable as error:
-            self._journal_fails(error, attempt.name)
-            return
-        except Exception:
-            # A fault of our own must not leave the run without an end; the traceback stays here.
-            log.exception("%s failed inside the worker", attempt.name, extra={"action": "internal-error"})
-            reason = Reason(code="internal", fault=Fault.INFRASTRUCTURE, message="the worker failed; its log at the site has the details")
-            self.journal.record(attempt.name, phase=Phase.DONE, state=State.FAILED, reason=reason, finished=now().isoformat())
-        with self._lock:
-            self._attempts.pop(attempt.name, None)
-
-    # Ends
-
-    def end(self, attempt: Attempt, why: str) -> None:
-        """Have an attempt stopped; `why` is a key of runner.STOPS. Returns at once; the first reason stands."""
-        with attempt.lock:
-            if attempt.stop is not None:
-                return
-            self.journal.record(attempt.name, stop=why)
-            attempt.stop = why
-        with self._lock:
-            if attempt in self._ready:
-                self._ready.remove(attempt)
-                self._slots_free -= 1  # given back by its thread, which only settles it
-                self._launch(attempt)
-        if attempt.running:
-            threading.Thread(target=self._end_running, args=(attempt,), name=f"stop-{attempt.name}", daemon=True).start()
-
-    def _end_running(self, attempt: Attempt) -> None:
-        entry = self.journal.entry(attempt.name)
-        assert entry is not None
-        while attempt.running:
-            try:
-                self.launcher(entry.launcher or self.settings.launcher).stop(attempt.name, self.settings.grace)
-                return
-            except SystemFault as error:
-                log.warning("%s is not stopped yet: %s", attempt.name, error, extra={"action": "stop-waits"})
-                time.sleep(2.0)
-
     def _tick(self) -> bool:
-        """Timeouts, log lines that waited, flags. False when there is nothing left to do."""
-        with self._lock:
-            attempts, ready = list(self._attempts.values()), set(self._ready)
-        moment = now()
+        """What is due now. False when there is nothing left to do."""
         try:
-            for attempt in attempts:
-                if attempt.sink is not None and attempt.running:
-                    attempt.sink.tick()
-                if attempt.running and attempt.started and (moment - attempt.started).total_seconds() > attempt.order.timeout:
-                    self.end(attempt, "timeout")
-                if (attempt.running or attempt in ready) and moment >= attempt.order.deadline:
-                    self.end(attempt, "deadline")
+            self.attempts.tick()
         except JournalUnavailable as error:
-            self._journal_fails(error, "the clock")
+            self._journal_fails(error, "what is due")
         self._mind_intake()
         if time.monotonic() - self._swept > SWEEP:
             self._swept = time.monotonic()
             threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
-        return not (self.journal.flag(DRAIN) == "exit" and not attempts and not self.journal.pending(1))
+        return not (self.journal.flag(DRAIN) == "exit" and not self.attempts and not self.journal.pending(1))
 
     def _mind_intake(self) -> None:
         if "journal" in self.problems:
@@ -367,7 +266,7 @@ class Worker:
                 self.journal.set_flag("alive", now().isoformat())
                 del self.problems["journal"]
                 log.info("the journal can be written again", extra={"action": "journal-back"})
-                self._resume_waiting()
+                self.attempts.resume()
                 unwritten, self._unwritten = self._unwritten, []
                 for handle, delivery in unwritten:
                     handle(delivery)
@@ -393,47 +292,6 @@ class Worker:
         except BrokerUnavailable as error:
             self.problems["broker"] = str(error)
             log.warning("no broker yet: %s", error, extra={"action": "broker-waits"})
-
-    def _resume_waiting(self) -> None:
-        """Take up attempts whose threads stopped because nothing could be written."""
-        live = {thread.name for thread in threading.enumerate()}
-        for entry in self.journal.unfinished():
-            if entry.name not in live and not any(attempt.name == entry.name for attempt in self._ready):
-                self._take_up(entry)
-        self._schedule()
-
-    # Presence
-
-    def _beat(self) -> None:
-        session, number = uuid4(), 0
-        while not self._stop.is_set():
-            number += 1
-            try:
-                beat = pack(self._heartbeat(session, number), self.signer)
-                self.broker.publish(
-                    beat,
-                    exchange=event_exchange(self.settings.node),
-                    key=BEAT_KEY,
-                    message_id=f"{session}.{number}",
-                    mandatory=False,
-                    durable=False,
-                )
-            except FdnError as error:
-                log.warning("heartbeat %d not sent: %s", number, error, extra={"action": "heartbeat-missed"})
-            self._stop.wait(self.settings.heartbeat)
-
-    def _heartbeat(self, session: UUID, number: int) -> Heartbeat:
-        with self._lock:
-            free = max(0, self._slots_free)
-        unfinished = self.journal.unfinished()[:1000]
-        problems = [*self.problems.values(), *([self.outbox.problem] if self.outbox.problem else [])]
-        return Heartbeat(
-            node=self.settings.node, session=session, number=number, at=now(), interval=self.settings.heartbeat,
-            worker_version=__version__, launchers=self.settings.allowed_launchers, datasets=tuple(sorted(self.settings.datasets)),
-            slots=self.settings.slots, slots_free=free, cpus=policy.machine_cpus(), memory=policy.machine_memory(),
-            disk_free=policy.disk_free(self.settings.state_dir), accepting=self._intake is not None, problems=tuple(problems),
-            present=tuple(Present(run=entry.run, attempt=entry.attempt, state=entry.state) for entry in unfinished),
-        )  # fmt: skip
 
 
 def _take_alone(settings: WorkerSettings) -> int:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fdn_worker.brokers import Broker, Delivery, Subscription
+from fdn_worker.brokers.lanes import Lanes
 from fdn_worker.errors import FdnError, MessageError, SystemFault, Unroutable
 from fdn_worker.protocol import (
     Abort,
@@ -49,6 +50,7 @@ class Relay:
     def __init__(self, broker: Broker, records: Records, store: ObjectStore, signer: Signer, *, unsigned_ok: bool) -> None:
         self._broker, self._records, self._store, self._signer, self._unsigned_ok = broker, records, store, signer, unsigned_ok
         self._deliveries: queue.Queue[Delivery | None] = queue.Queue()
+        self._lanes = Lanes("relay-lane")
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._subscriptions: list[Subscription] = []
         self._stop = threading.Event()
@@ -103,6 +105,8 @@ class Relay:
                 log.error("message %s dropped: %s", delivery.message_id, error, extra={"action": "dead-letter"})
                 delivery.reject()
                 batch.remove(delivery)
+        # URLs first: a node waits for them.
+        self._answer([message for _, message, _ in opened if isinstance(message, TransferRequest)])
         beats = [message for _, message, _ in opened if isinstance(message, Heartbeat)]
         if beats:
             self._records.heard(beats, now())
@@ -112,14 +116,14 @@ class Relay:
             for event in unknown:
                 log.warning("event %s is of no attempt known here", event.message_id, extra={"action": "event-unknown"})
             fresh = {event.message_id for event in new}
+            due: list[tuple[TaskEvent, bytes]] = []
             for delivery, message, payload in opened:
                 # What was recorded by a try that then failed, here or in a relay that died, may not have been passed on.
                 if isinstance(message, TaskEvent) and (message.message_id in fresh or again or delivery.redelivered):
-                    self._pass_on(message, payload)
+                    due.append((message, payload))
                     fresh.discard(message.message_id)
-        for _, message, _ in opened:
-            if isinstance(message, TransferRequest | Complete | Abort):
-                self._answer(message)
+            self._lanes.run(due, lambda one: str(one[0].run), self._pass_on)
+        self._answer([message for _, message, _ in opened if isinstance(message, Complete | Abort)])
         for delivery in batch:
             delivery.ack()
 
@@ -141,14 +145,21 @@ class Relay:
             self._keys = {row.name: row.public_key for row in self._records.nodes() if row.retired is None and row.public_key}
             self._keys_read = moment
 
-    def _pass_on(self, event: TaskEvent, payload: bytes) -> None:
+    def _pass_on(self, told: tuple[TaskEvent, bytes]) -> None:
+        event, payload = told
         # Nobody may be following: the records have it then.
         self._broker.publish(
             payload, exchange=EXECUTIONS, key=str(event.execution), message_id=event.message_id, mandatory=False, durable=False
         )
 
-    def _answer(self, request: Request) -> None:
-        reply = answer(request, self._order(request), self._store)
+    def _answer(self, requests: Sequence[Request]) -> None:
+        """Those of one attempt in their order, others side by side."""
+        asked = [(request, self._order(request)) for request in requests]
+        self._lanes.run(asked, lambda one: str(one[0].run), self._reply)
+
+    def _reply(self, asked: tuple[Request, TaskOrder | None]) -> None:
+        request, order = asked
+        reply = answer(request, order, self._store)
         if reply is not None:
             try:
                 self._broker.publish(pack(reply, self._signer), key=control_queue(request.node), message_id=reply.message_id)

@@ -7,12 +7,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from fdn_worker.protocol import IllegalTransition, Reason, Report, State, TaskEvent, advance
 from storage.schema import LARGEST_NUMBER, attempts, runs
 
 log = logging.getLogger(__name__)
+
+# Made once: to build a statement costs more than to execute it, and these are executed for every event.
+_OF_ATTEMPT = (attempts.c.run == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
+_SET_ATTEMPT = update(attempts).where(*_OF_ATTEMPT).values(
+    {name: bindparam(name) for name in ("state", "state_at", "last_number", "reason_code", "reason_fault", "reason_message", "report")}
+)  # fmt: skip
+_SET_LAST_NUMBER = update(attempts).where(*_OF_ATTEMPT).values(last_number=bindparam("last_number"))
+_SET_RUN = update(runs).where(runs.c.id == bindparam("of_run")).values(state=bindparam("state"))
+_STANDING = (
+    select(
+        attempts.c.run, attempts.c.attempt, attempts.c.state, attempts.c.dispatched, attempts.c.last_number,
+        runs.c.attempt, runs.c.execution, runs.c.task, runs.c.node,
+    )
+    .join_from(attempts, runs)
+    .where(attempts.c.run.in_(bindparam("of_runs", expanding=True)))
+    .order_by(attempts.c.run)
+    .with_for_update(of=runs)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,16 +50,7 @@ class Standing:
 
 def standing(db: Connection, of: Iterable[str]) -> dict[tuple[str, int], Standing]:
     """The attempts of these runs. Their runs are locked, always in the same order, until the transaction ends."""
-    found = db.execute(
-        select(
-            attempts.c.run, attempts.c.attempt, attempts.c.state, attempts.c.dispatched, attempts.c.last_number,
-            runs.c.attempt, runs.c.execution, runs.c.task, runs.c.node,
-        )
-        .join_from(attempts, runs)
-        .where(attempts.c.run.in_(list(of)))
-        .order_by(attempts.c.run)
-        .with_for_update(of=runs)
-    )  # fmt: skip
+    found = db.execute(_STANDING, {"of_runs": list(of)})
     return {(row.run, row.attempt): row for row in (Standing(*row) for row in found)}
 
 
@@ -74,7 +83,7 @@ def fold(db: Connection, row: Standing, events: Sequence[TaskEvent]) -> None:
     if decisive is not None:
         set_state(db, row, state, decisive.at, decisive.reason, decisive.report, last_number)
     elif last_number > row.last_number:
-        db.execute(update(attempts).where(attempts.c.run == row.run, attempts.c.attempt == row.attempt).values(last_number=last_number))
+        db.execute(_SET_LAST_NUMBER, {"of_run": row.run, "of_attempt": row.attempt, "last_number": last_number})
 
 
 def set_state(
@@ -82,18 +91,17 @@ def set_state(
 ) -> None:
     """Write an attempt's new state; the run has it too if this is its current attempt."""
     db.execute(
-        update(attempts)
-        .where(attempts.c.run == row.run, attempts.c.attempt == row.attempt)
-        .values(
-            state=state, state_at=at, last_number=last_number,
-            reason_code=_clean(reason.code) if reason else None,
-            reason_fault=reason.fault.value if reason else None,
-            reason_message=_clean(reason.message) if reason else None,
-            report=report.model_dump_json() if report else None,
-        )
+        _SET_ATTEMPT,
+        {
+            "of_run": row.run, "of_attempt": row.attempt, "state": state, "state_at": at, "last_number": last_number,
+            "reason_code": _clean(reason.code) if reason else None,
+            "reason_fault": reason.fault.value if reason else None,
+            "reason_message": _clean(reason.message) if reason else None,
+            "report": report.model_dump_json() if report else None,
+        },
     )  # fmt: skip
     if row.attempt == row.current:
-        db.execute(update(runs).where(runs.c.id == row.run).values(state=state))
+        db.execute(_SET_RUN, {"of_run": row.run, "state": state})
 
 
 def _clean(words: str) -> str:

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Select, bindparam, or_, select, true, update
+from sqlalchemy import Column, ColumnElement, Connection, Row, bindparam, or_, select, true, update
 
 from fdn_worker.errors import Fault, FdnError
 from fdn_worker.protocol import Heartbeat, Reason, State, TaskEvent, now
@@ -30,6 +30,9 @@ _R = TypeVar("_R", ExecutionRow, RunRow, AttemptRow, NodeRow)
 PAGE = 500
 #: Executions that an ambiguous prefix is told to fit.
 CANDIDATES = 5
+# Made once, as in `folding`: the relay asks these for every request of a node.
+_ATTEMPT = select(attempts).where(attempts.c.run == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
+_CURRENT = select(run_table.c.attempt).where(run_table.c.id == bindparam("of_run"))
 
 
 class RecordsRefused(FdnError):
@@ -131,8 +134,8 @@ class Records:
 
     def is_current(self, run: str, attempt: int) -> bool:
         """Whether this is the run's newest attempt."""
-        found = self.run(run)
-        return found is not None and found.attempt == attempt
+        with self._db.read() as db:
+            return bool(db.scalar(_CURRENT, {"of_run": run}) == attempt)
 
     def add_attempt(self, run: str, attempt: int, *, order_body: bytes, issued: datetime, deadline: datetime) -> AttemptRow:
         """Write an attempt, which then is the current one of its run; or find it as it was written first.
@@ -152,7 +155,7 @@ class Records:
                 )  # fmt: skip
                 db.execute(update(run_table).where(run_table.c.id == run).values(attempt=attempt, state=State.QUEUED))
                 db.execute(update(executions).where(executions.c.id == found.execution).values(closed=None, state=OPEN))
-            row = db.execute(_attempt(run, attempt)).first()
+            row = db.execute(_ATTEMPT, {"of_run": run, "of_attempt": attempt}).first()
         if row is None:
             raise RecordsRefused(f"run {run} is at attempt {found.attempt}, too late for {attempt}", code="stale-attempt")
         return _as(AttemptRow, row)
@@ -162,7 +165,7 @@ class Records:
         if not 0 < attempt <= LARGEST_NUMBER:
             return None
         with self._db.read() as db:
-            row = db.execute(_attempt(run, attempt)).first()
+            row = db.execute(_ATTEMPT, {"of_run": run, "of_attempt": attempt}).first()
         return _as(AttemptRow, row) if row else None
 
     def attempts_of(self, run: str) -> list[AttemptRow]:
@@ -285,7 +288,7 @@ class Records:
                 raise RecordsRefused(f"run {run} has no attempt {attempt}", code="unknown-attempt")
             if not row.state.terminal and (sent or row.dispatched is None):
                 set_state(db, row, state, now(), reason, None, row.last_number)
-            return _as(AttemptRow, db.execute(_attempt(run, attempt)).one())
+            return _as(AttemptRow, db.execute(_ATTEMPT, {"of_run": run, "of_attempt": attempt}).one())
 
     def _insert(self, db: Connection, said: Mapping[tuple[str, int, int], TaskEvent], received: datetime) -> set[tuple[str, int, int]]:
         """Store events; the places of those that were not there."""
@@ -309,10 +312,6 @@ class Records:
             if len(page) < PAGE:
                 return
             after = page[-1].number
-
-
-def _attempt(run: str, attempt: int) -> Select[Any]:
-    return select(attempts).where(attempts.c.run == run, attempts.c.attempt == attempt)
 
 
 def _place(event: TaskEvent) -> tuple[str, int, int]:

@@ -17,7 +17,7 @@ from fdn_worker.protocol import State
 from fdn_worker.protocol.states import TERMINAL
 from federation.centre import Submission
 from federation.local import LocalFederation
-from tests.support.federation import Rig, rig
+from tests.support.rig import Rig, rig
 
 #: Counts its executions in $1, waits for $2, copies its input, and leaves one output of several parts.
 TASK = (

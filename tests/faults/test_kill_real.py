@@ -12,7 +12,7 @@ import pytest
 from fdn_worker.protocol import State
 from federation.centre import Submission
 from tests.conftest import Services
-from tests.support.federation import Rig, name_of
+from tests.support.rig import Rig, name_of
 from tests.support.services import real_rig
 
 #: Counts its executions in the sandbox, waits for $1, copies its input, and leaves one output of several parts.
@@ -41,7 +41,8 @@ def starts(services: Services, submission: Submission, since: float) -> int:
     """How often Docker started a container of that name."""
     api = docker.APIClient(base_url=services.docker_host)
     wanted = {"event": ["start"], "label": [f"fdn.name={name_of(submission)}"]}
-    return len(list(api.events(since=int(since), until=f"{time.time():.6f}", filters=wanted, decode=True)))
+    # Docker takes fractions of a second, which the SDK's types do not know.
+    return len(list(api.events(since=int(since), until=f"{time.time():.6f}", filters=wanted, decode=True)))  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("point", POINTS + RUNNING)

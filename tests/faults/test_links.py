@@ -17,8 +17,8 @@ from fdn_worker.protocol import Signer, State
 from federation.centre import Submission
 from federation.presence import presence
 from tests.conftest import Services
-from tests.support.federation import Rig, eventually, name_of
 from tests.support.proxy import Proxy
+from tests.support.rig import Rig, eventually, name_of
 from tests.support.services import real_rig
 
 TASK = 'echo x >> "$1"; echo begun; until [ -e "$2" ]; do sleep 0.02; done; echo result > out.txt; echo ended'

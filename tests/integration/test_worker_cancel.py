@@ -12,7 +12,7 @@ import pytest
 from fdn_worker.protocol import State, now
 from federation.centre import Submission
 from federation.local import LocalFederation
-from tests.support.federation import Rig, Tap, eventually, rig
+from tests.support.rig import Rig, Tap, eventually, rig
 
 TASK = 'echo begun; until [ -e "$1" ]; do sleep 0.01; done; echo ended'
 

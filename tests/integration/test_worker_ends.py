@@ -22,7 +22,7 @@ from federation.centre import Submission
 from federation.local import LocalFederation
 from federation.results import TaskResult
 from storage.keys import input_key
-from tests.support.federation import Rig, Tap, eventually, name_of, rig
+from tests.support.rig import Rig, Tap, eventually, name_of, rig
 
 TASK = 'echo x >> "$1"; echo begun; until [ -e "$2" ]; do sleep 0.01; done; echo ended'
 

@@ -12,7 +12,7 @@ from fdn_worker.protocol import State
 from fdn_worker.protocol.names import command_queue
 from federation.centre import Submission
 from federation.local import LocalFederation
-from tests.support.federation import Rig, eventually, name_of, rig
+from tests.support.rig import Rig, eventually, name_of, rig
 
 NODES = ("stopped", "idle", "drained", "left", "empty", "two")
 #: Counts its executions in $1, and waits for $2.

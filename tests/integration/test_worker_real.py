@@ -18,7 +18,7 @@ from fdn_worker.protocol.names import command_queue, control_queue, dead_letter_
 from federation.centre import Submission
 from federation.results import TaskResult
 from tests.conftest import Services
-from tests.support.federation import Rig, Tap, eventually, name_of
+from tests.support.rig import Rig, Tap, eventually, name_of
 from tests.support.services import real_rig
 
 WAIT = "echo x >> count; echo begun; until [ -e go ]; do sleep 0.02; done; echo ended"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from federation.local import LocalFederation
 from storage.objects import open_store
 from tests.conftest import Services
-from tests.support.federation import Rig, rig
+from tests.support.rig import Rig, rig
 
 
 def _manage(services: Services, method: str, path: str, body: Any = None) -> None:

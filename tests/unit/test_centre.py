@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def waiting(centre: Centre, queue: str) -> int:
 
 
 @pytest.fixture
-def sent(centre: Centre) -> Iterator[list[Any]]:
+def sent(centre: Centre) -> list[Any]:
     """What goes to the queues of `site-a`, as the centre publishes it."""
     messages: list[Any] = []
     publish = centre.broker.publish
@@ -43,7 +42,7 @@ def sent(centre: Centre) -> Iterator[list[Any]]:
         messages.append(unpack(body, OPEN)[0])
 
     centre.broker.publish = watch  # type: ignore[method-assign]
-    yield messages
+    return messages
 
 
 @pytest.mark.parametrize(

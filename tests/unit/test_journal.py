@@ -202,8 +202,7 @@ def test_a_full_disk_is_told_and_leaves_it_as_it_was(journal: Journal, tmp_path:
     order = received(journal)
     journal._db.execute(f"PRAGMA max_page_count={journal._db.execute('PRAGMA page_count').fetchone()[0]}")
     with pytest.raises(JournalUnavailable) as caught:
-        for _ in range(100):
-            journal.record(order.name, lines=["x" * 4000])
+        journal.record(order.name, lines=["x" * 4000] * 100)
     assert f"journal {tmp_path}/state/journal.db: database or disk is full" in str(caught.value)
     assert "free space" in str(caught.value)
     entry, waiting = journal.entry(order.name), len(journal.pending())

@@ -27,13 +27,12 @@ PLACES = {"DATA_PATH": "/d", "NODE_NAME": "north"}
         ("docker", {"user": "nobody"}, ["user"]),
         ("docker", {"network": "host"}, ["network", "host's"]),
         ("docker", {"tmp_size": "2GBB"}, ["tmp_size"]),
-        ("process", {}, ["[launchers.process] root"]),
         ("process", {"root": "/x", "log_limit": "2GBB"}, ["log_limit"]),
     ],
 )
-def test_a_wrong_option_is_named(name: str, options: dict[str, object], words: list[str]) -> None:
+def test_a_wrong_option_is_named(tmp_path: Path, name: str, options: dict[str, object], words: list[str]) -> None:
     with pytest.raises(SettingsError) as caught:
-        load(name, options)
+        load(name, options, tmp_path)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
 

@@ -16,7 +16,8 @@ from tests.unit.helpers import EXECUTION, MOMENT, SHA, an_id
 def result(**changes: Any) -> TaskResult:
     fields: dict[str, Any] = {
         "execution": EXECUTION, "run": an_id(1), "task": "main", "node": "site-a", "attempt": 2, "state": State.SUCCEEDED,
-        "report": Report(launcher="docker", image_digest="sha256:1", exit_code=0, bytes_in=2048, bytes_out=3, usage=Usage(cpu_seconds=1.234, peak_memory=5 * 1024**2)),
+        "report": Report(launcher="docker", image_digest="sha256:1", exit_code=0, bytes_in=2048, bytes_out=3,
+                         usage=Usage(cpu_seconds=1.234, peak_memory=5 * 1024**2)),
         "files": (OutputFile(path="outputs/a.csv", key="k/outputs/a.csv", size=3, sha256=SHA),),
         "stages": (Stage(state=State.RUNNING, since=MOMENT, seconds=1.5), Stage(state=State.SUCCEEDED, since=MOMENT, seconds=0.0)),
         "tail": ("one", "two"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from fdn_worker.errors import (
 )  # fmt: skip
 from fdn_worker.journal import Journal, Phase
 from fdn_worker.launchers import Exit, LaunchSpec, LogLine
-from fdn_worker.protocol import Manifest, Reason, Report, Signer, State, TaskEvent, TaskOrder, Usage, pack, unpack
+from fdn_worker.protocol import Manifest, Reason, Report, Signer, State, TaskEvent, TaskOrder, Usage, now, pack, unpack
 from fdn_worker.protocol.envelope import payload_of
 from fdn_worker.runner import Attempt
 from fdn_worker.sandbox import RunFolder
@@ -108,7 +110,7 @@ class Site:
         return self.fake
 
     @contextmanager
-    def slot(self, attempt: Attempt) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
         self.slots += 1
         try:
             yield
@@ -290,10 +292,13 @@ def test_a_restart_goes_on_with_what_runs(site: Site) -> None:
     """As after a kill between start and end: the launcher is asked to follow, not to start."""
     attempt = site.taken()
     attempt.folder.make()
-    site.journal.record(attempt.name, phase=Phase.STARTED, state=State.RUNNING, started=MOMENT.isoformat(), launcher="process")
+    site.journal.record(
+        attempt.name, phase=Phase.STARTED, state=State.RUNNING, started=(now() - timedelta(hours=2)).isoformat(), launcher="process"
+    )
     runner.run(attempt, site)
     assert site.fake.calls == ["follow", "remove"]
-    assert attempt.started == MOMENT
+    assert attempt.ends is not None
+    assert attempt.ends < time.monotonic(), "its time was counted from when it started"
     assert site.events()[-1].state is State.SUCCEEDED
 
 

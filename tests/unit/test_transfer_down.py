@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fdn_worker import transfer
+from fdn_worker import signed_urls, transfer
 from fdn_worker.errors import FdnError, ObjectMissing, PolicyRefused, StoreUnavailable, TaskFailed
 from fdn_worker.protocol import InputFile, TransferRequest
 from fdn_worker.transfer import Stopped
@@ -101,7 +101,7 @@ def test_a_try_that_had_it_all_but_its_name(site: Site, store: HttpStore) -> Non
 
 
 def test_an_answer_that_is_cut_is_gone_on_with(site: Site, store: HttpStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "_CHUNK", 100)
+    monkeypatch.setattr(signed_urls, "_CHUNK", 100)
     store.faults = ["cut"]
     get(site)
     assert there(site) == {"a": DATA, "sub/b": DATA}
@@ -205,6 +205,6 @@ def test_a_folder_that_cannot_be_written_is_told(shared: Shared, monkeypatch: py
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(transfer, "_write_all", full)
+    monkeypatch.setattr(signed_urls, "_write_all", full)
     with pytest.raises(StoreUnavailable, match=r"No space left on device \(check its disk and owner\)"):
         shared.put(shared.upload("outputs/a", b"x"))

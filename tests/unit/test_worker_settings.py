@@ -148,7 +148,7 @@ def test_what_init_writes_can_be_read(tmp_path: Path, broker: str) -> None:
 
 
 def test_settings_are_frozen_and_defaults_admit_no_process() -> None:
-    found = WorkerSettings(node="a", broker={"url": "sqlite:///x"})  # type: ignore[arg-type]
+    found = WorkerSettings(node="a", broker={"url": "sqlite:///x"})
     assert found.allowed_launchers == ("docker",)
     assert not found.allow_network
     with pytest.raises(ValueError, match="frozen"):

@@ -94,5 +94,5 @@ class Site:
 
     def close(self) -> None:
         self.transfers._pool.shutdown()
-        self.transfers._http.clear()
+        self.transfers.close()
         self.journal.close()

@@ -1,0 +1,173 @@
+"""The attempts in the worker's hands: each waits for a slot, has a thread from then on, and may be told to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fdn_worker import policy
+from fdn_worker.errors import Fault, JournalUnavailable, PolicyRefused, SystemFault
+from fdn_worker.journal import Entry, Journal, Phase
+from fdn_worker.launchers import Launcher
+from fdn_worker.protocol import Reason, State, now
+from fdn_worker.runner import Attempt
+from fdn_worker.sandbox import RunFolder
+from fdn_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+class Attempts:
+    """Safe from any thread. `run` takes an attempt to its end; `trouble` is told why the journal cannot be written, and what waits for it."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        journal: Journal,
+        launcher: Callable[[str], Launcher],
+        run: Callable[[Attempt], None],
+        trouble: Callable[[JournalUnavailable, str], None],
+    ) -> None:
+        self._settings, self._journal, self._launcher, self._run, self._trouble = settings, journal, launcher, run, trouble
+        self._held: dict[str, Attempt] = {}
+        self._ready: deque[Attempt] = deque()
+        self._slots_free = settings.slots
+        self._lock = threading.RLock()
+        self._closed = False
+        self._folder: Path = settings.state_dir / "runs"
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def slots_free(self) -> int:
+        """What a new attempt would find."""
+        with self._lock:
+            return max(0, self._slots_free)
+
+    def names(self) -> set[str]:
+        """Of all of them."""
+        with self._lock:
+            return set(self._held)
+
+    def get(self, name: str) -> Attempt | None:
+        """The attempt, if it is here."""
+        with self._lock:
+            return self._held.get(name)
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self._closed = True
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Give the slot, which was taken for this attempt, back at the end."""
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._slots_free += 1
+            self.schedule()
+
+    def take_up(self, entry: Entry) -> None:
+        """Put a journalled attempt in its place: refused, waiting for a slot, or straight on."""
+        order = entry.order
+        assert order is not None, "a tombstone is done"
+        if entry.phase is Phase.RECEIVED:
+            try:
+                policy.admit(order, self._settings, now())
+            except PolicyRefused as error:
+                reason = Reason(code=error.code, fault=error.fault, message=str(error))
+                log.warning("%s rejected: %s", entry.name, error, extra={"action": "reject"})
+                self._journal.record(entry.name, phase=Phase.DONE, state=State.REJECTED, reason=reason, finished=now().isoformat())
+                return
+            self._journal.record(entry.name, phase=Phase.ACCEPTED, state=State.ACCEPTED)
+        attempt = Attempt(entry.name, order, RunFolder(self._folder / entry.name), stop=entry.stop)
+        with self._lock:
+            self._held[entry.name] = attempt
+            if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED) and entry.stop is None:
+                self._ready.append(attempt)
+                return
+            if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED, Phase.STARTED):
+                self._slots_free -= 1  # given back by its thread, even if that only settles it
+        self._launch(attempt)
+
+    def schedule(self) -> None:
+        """Give free slots to those that wait, first come first served."""
+        while not self._closed:
+            with self._lock:
+                if self._slots_free <= 0 or not self._ready:
+                    return
+                self._slots_free -= 1
+                attempt = self._ready.popleft()
+            self._launch(attempt)
+
+    def _launch(self, attempt: Attempt) -> None:
+        threading.Thread(target=self._run_attempt, args=(attempt,), name=attempt.name, daemon=True).start()
+
+    def _run_attempt(self, attempt: Attempt) -> None:
+        """The thread of an attempt."""
+        try:
+            self._run(attempt)
+        except JournalUnavailable as error:
+            self._trouble(error, attempt.name)
+            return
+        except Exception:
+            # A fault of our own must not leave the run without an end; the traceback stays here.
+            log.exception("%s failed inside the worker", attempt.name, extra={"action": "internal-error"})
+            reason = Reason(code="internal", fault=Fault.INFRASTRUCTURE, message="the worker failed; its log at the site has the details")
+            self._journal.record(attempt.name, phase=Phase.DONE, state=State.FAILED, reason=reason, finished=now().isoformat())
+        with self._lock:
+            self._held.pop(attempt.name, None)
+
+    def tick(self) -> None:
+        """Send log lines that waited, and end what has had its time."""
+        with self._lock:
+            held, ready = list(self._held.values()), set(self._ready)
+        moment = now()
+        for attempt in held:
+            if attempt.sink is not None and attempt.running:
+                attempt.sink.tick()
+            if attempt.running and attempt.ends is not None and time.monotonic() > attempt.ends:
+                self.end(attempt, "timeout")
+            if (attempt.running or attempt in ready) and moment >= attempt.order.deadline:
+                self.end(attempt, "deadline")
+
+    def end(self, attempt: Attempt, why: str) -> None:
+        """Have an attempt stopped; `why` is a key of runner.STOPS. Returns at once; the first reason stands."""
+        with attempt.lock:
+            if attempt.stop is not None:
+                return
+            self._journal.record(attempt.name, stop=why)
+            attempt.stop = why
+        with self._lock:
+            if attempt in self._ready:
+                self._ready.remove(attempt)
+                self._slots_free -= 1  # given back by its thread, which only settles it
+                self._launch(attempt)
+        if attempt.running:
+            threading.Thread(target=self._end_running, args=(attempt,), name=f"stop-{attempt.name}", daemon=True).start()
+
+    def _end_running(self, attempt: Attempt) -> None:
+        entry = self._journal.entry(attempt.name)
+        assert entry is not None
+        while attempt.running:
+            try:
+                self._launcher(entry.launcher or self._settings.launcher).stop(attempt.name, self._settings.grace)
+                return
+            except SystemFault as error:
+                log.warning("%s is not stopped yet: %s", attempt.name, error, extra={"action": "stop-waits"})
+                time.sleep(2.0)
+
+    def resume(self) -> None:
+        """Take up attempts whose threads stopped because nothing could be written."""
+        live = {thread.name for thread in threading.enumerate()}
+        for entry in self._journal.unfinished():
+            if entry.name not in live and not any(attempt.name == entry.name for attempt in self._ready):
+                self.take_up(entry)
+        self.schedule()

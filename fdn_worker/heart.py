@@ -1,0 +1,72 @@
+"""Heartbeats: the node is alive, and what it has to offer. They may be lost without harm, so they are sent once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Protocol
+from uuid import uuid4
+
+from fdn_worker import __version__, policy
+from fdn_worker.attempts import Attempts
+from fdn_worker.brokers import Broker
+from fdn_worker.errors import FdnError
+from fdn_worker.journal import Journal
+from fdn_worker.outbox import Outbox
+from fdn_worker.protocol import Heartbeat, Present, Signer, now, pack
+from fdn_worker.protocol.names import BEAT_KEY, event_exchange
+from fdn_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+#: Attempts that a heartbeat names at most.
+MOST_PRESENT = 1000
+
+
+class Node(Protocol):
+    """What a heartbeat tells of."""
+
+    settings: WorkerSettings
+    broker: Broker
+    signer: Signer
+    journal: Journal
+    outbox: Outbox
+    attempts: Attempts
+    problems: dict[str, str]
+
+    @property
+    def accepting(self) -> bool: ...
+
+
+class Heart:
+    """Sends a node's heartbeats; `session` tells its restarts apart."""
+
+    def __init__(self, node: Node) -> None:
+        self._node, self._session, self._number = node, uuid4(), 0
+
+    def beat(self, stop: threading.Event) -> None:
+        """Send them until `stop` is set."""
+        settings = self._node.settings
+        while not stop.is_set():
+            try:
+                message = self._next()
+                self._node.broker.publish(
+                    pack(message, self._node.signer), exchange=event_exchange(settings.node), key=BEAT_KEY,
+                    message_id=message.message_id, mandatory=False, durable=False,
+                )  # fmt: skip
+            except FdnError as error:
+                log.warning("heartbeat %d not sent: %s", self._number, error, extra={"action": "heartbeat-missed"})
+            stop.wait(settings.heartbeat)
+
+    def _next(self) -> Heartbeat:
+        node, settings = self._node, self._node.settings
+        self._number += 1
+        problems = [*node.problems.values(), *([node.outbox.problem] if node.outbox.problem else [])]
+        unfinished = node.journal.unfinished()[:MOST_PRESENT]
+        return Heartbeat(
+            node=settings.node, session=self._session, number=self._number, at=now(), interval=settings.heartbeat,
+            worker_version=__version__, launchers=settings.allowed_launchers, datasets=tuple(sorted(settings.datasets)),
+            slots=settings.slots, slots_free=node.attempts.slots_free, cpus=policy.machine_cpus(), memory=policy.machine_memory(),
+            disk_free=policy.disk_free(settings.state_dir), accepting=node.accepting, problems=tuple(problems),
+            present=tuple(Present(run=entry.run, attempt=entry.attempt, state=entry.state) for entry in unfinished),
+        )  # fmt: skip
