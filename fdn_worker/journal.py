@@ -93,10 +93,13 @@ class Journal:
 
     def __init__(self, path: Path, signer: Signer, on_event: Callable[[], None] = lambda: None) -> None:
         self._path, self._signer, self.on_event = path, signer, on_event
-        self._lock = threading.RLock()
+        self._lock, self._reading = threading.RLock(), threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+            # Its own connection, so that who reads does not wait for another's fsync.
+            self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+            self._reader.row_factory = sqlite3.Row
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -111,9 +114,12 @@ class Journal:
             raise JournalUnavailable(f"journal {path}: {error}", remedy="check the folder's owner and the disk") from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing. What is not `durable` reaches the disk with the next that is: a power cut may undo it, no kill does."""
         with self._lock, self._told():
             try:
+                if not durable:
+                    self._db.execute("PRAGMA synchronous=NORMAL")
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
@@ -121,6 +127,8 @@ class Journal:
                 # A full disk may have ended the transaction already.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                if not durable:
+                    self._db.execute("PRAGMA synchronous=FULL")
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -131,8 +139,8 @@ class Journal:
             raise JournalUnavailable(f"journal {self._path}: {error}", remedy="look at its disk's free space and its owner") from error
 
     def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with self._lock, self._told():
-            return self._db.execute(query, values).fetchall()
+        with self._reading, self._told():
+            return self._reader.execute(query, values).fetchall()
 
     def _select(self, where: str, *values: Any) -> list[Entry]:
         return [_entry(row) for row in self._read(f"SELECT * FROM runs {where}", *values)]  # no value stands in `where`
@@ -207,12 +215,13 @@ class Journal:
         lines: Sequence[str] = (),
         reason: Reason | None = None,
         report: Report | None = None,
+        durable: bool = True,
         **columns: Any,
     ) -> None:
         """Write a step of the attempt, with the event that tells of it when there is a state or a line to tell."""
         if phase is not None:
             columns["phase"] = phase
-        with self._transaction() as db:
+        with self._transaction(durable) as db:
             self._write(db, name, state, lines, reason, report, **columns)
         if state is not None or lines:
             self.on_event()
@@ -288,8 +297,8 @@ class Journal:
         return [(row["id"], row["message_id"], row["body"]) for row in self._read("SELECT * FROM outbox ORDER BY id LIMIT ?", limit)]
 
     def sent(self, numbers: Sequence[int]) -> None:
-        """The broker has confirmed these."""
-        with self._transaction() as db:
+        """The broker has confirmed these. Forgotten by a power cut, they are sent again, which does no harm."""
+        with self._transaction(durable=False) as db:
             db.executemany("DELETE FROM outbox WHERE id=?", [(number,) for number in numbers])
 
     # What another process tells this one
@@ -309,7 +318,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; nothing else may be called after."""
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._db.close()
 
 

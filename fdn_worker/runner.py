@@ -89,6 +89,9 @@ def run(attempt: Attempt, site: Site) -> None:
             _settle(attempt, site, *_outcome(error), exit_=None)
         except Stopped:
             _settle(attempt, site, *STOPS[attempt.stop or "cancelled"], exit_=None)
+        except OSError as error:
+            full = SystemFault(f"the node's own files: {error.strerror}", code="node-disk", remedy="tell the site")
+            _settle(attempt, site, *_outcome(full), exit_=None)
         else:
             _settle(attempt, site, *_judged(attempt, exit_), exit_=exit_)
     if _entry(journal, name).phase is Phase.EXITED:
@@ -222,7 +225,8 @@ def _stage_out(attempt: Attempt, site: Site) -> None:
         state = State.FAILED if state is State.REJECTED else state
     except Stopped:
         state, reason = STOPS[attempt.stop or "cancelled"]
-    site.journal.record(attempt.name, phase=Phase.UPLOADED, outcome_json=outcome_json(state, reason, report))
+    # The last event, which follows at once, takes it to the disk; cut off in between, the files go up once more.
+    site.journal.record(attempt.name, durable=False, phase=Phase.UPLOADED, outcome_json=outcome_json(state, reason, report))
 
 
 def _unless_ended(attempt: Attempt, state: State) -> Callable[[], bool]:

@@ -105,8 +105,6 @@ class Relay:
                 log.error("message %s dropped: %s", delivery.message_id, error, extra={"action": "dead-letter"})
                 delivery.reject()
                 batch.remove(delivery)
-        # URLs first: a node waits for them.
-        self._answer([message for _, message, _ in opened if isinstance(message, TransferRequest)])
         beats = [message for _, message, _ in opened if isinstance(message, Heartbeat)]
         if beats:
             self._records.heard(beats, now())
@@ -115,15 +113,19 @@ class Relay:
             new, unknown = self._records.record_events(events)
             for event in unknown:
                 log.warning("event %s is of no attempt known here", event.message_id, extra={"action": "event-unknown"})
+            # One site may send what bears the id of another's event: what is not recorded is passed on to nobody.
+            strange = {id(event) for event in unknown}
             fresh = {event.message_id for event in new}
             due: list[tuple[TaskEvent, bytes]] = []
             for delivery, message, payload in opened:
                 # What was recorded by a try that then failed, here or in a relay that died, may not have been passed on.
-                if isinstance(message, TaskEvent) and (message.message_id in fresh or again or delivery.redelivered):
+                if not isinstance(message, TaskEvent) or id(message) in strange:
+                    continue
+                if message.message_id in fresh or again or delivery.redelivered:
                     due.append((message, payload))
                     fresh.discard(message.message_id)
             self._lanes.run(due, lambda one: str(one[0].run), self._pass_on)
-        self._answer([message for _, message, _ in opened if isinstance(message, Complete | Abort)])
+        self._answer([message for _, message, _ in opened if isinstance(message, TransferRequest | Complete | Abort)])
         for delivery in batch:
             delivery.ack()
 

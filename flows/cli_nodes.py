@@ -94,7 +94,7 @@ def keys(path: Annotated[Path | None, typer.Argument(help="The private key's fil
     from fdn_worker.protocol.envelope import make_key
     from federation.settings import default_home
 
-    private = path or default_home() / "centre.key"
+    private = (path or default_home() / "centre.key").absolute()
     make_key(private)
     typer.echo(f"wrote {private}; set key = {str(private)!r} in fem.toml (FEM_KEY)\nfor each node's [keys.trusted]:\n"
                f'centre = "{Signer.load("centre", private).public_key()}"')  # fmt: skip

@@ -17,7 +17,7 @@ from fdn_worker.protocol import State
 from fdn_worker.protocol.states import TERMINAL
 from federation.centre import Submission
 from federation.local import LocalFederation
-from tests.support.rig import Rig, rig
+from tests.support.rig import Rig, eventually, rig
 
 #: Counts its executions in $1, waits for $2, copies its input, and leaves one output of several parts.
 TASK = (
@@ -133,7 +133,7 @@ def test_killed_while_it_cancels(house: Rig, tmp_path: Path, point: str) -> None
     node = node_of("cancel", point)
     dying = house.start_dying(node, point)
     case = send(house, node, tmp_path)
-    house.line(case.submission, "begun")
+    eventually("the task runs", lambda: case.count.exists() and case.count.read_text())
     house.centre.cancel(case.submission.execution, "a test")
     assert dying.wait(30) == -signal.SIGKILL
     house.start(node)
@@ -144,7 +144,7 @@ def test_killed_while_it_cancels(house: Rig, tmp_path: Path, point: str) -> None
 def test_a_cancel_that_came_while_no_worker_was_there(house: Rig, tmp_path: Path) -> None:
     house.start("cancel-away")
     case = send(house, "cancel-away", tmp_path)
-    house.line(case.submission, "begun")
+    eventually("the task runs", lambda: case.count.exists() and case.count.read_text())
     house.kill("cancel-away")
     house.centre.cancel(case.submission.execution, "a test")
     house.start("cancel-away")
@@ -177,6 +177,8 @@ def test_killed_while_it_cancels_what_has_not_come(house: Rig, tmp_path: Path, p
     house.centre.control(submission.run, submission.attempt, "cancel")
     die(house, "tombstone", point)
     house.start("tombstone")
+    # The request comes again, but not at once: an order that overtook it would be started, and cancelled then.
+    eventually("the tombstone is told of", lambda: house.history(submission))
     house.centre.dispatch(submission)
     assert house.result(submission).state is State.CANCELLED
     house.check_told_once(submission)

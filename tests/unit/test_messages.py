@@ -26,7 +26,7 @@ def payload(message: Message, **changes: Any) -> bytes:
     return json.dumps({name: value for name, value in fields.items() if value is not ...}).encode()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 @given(strategies.messages)
 def test_pack_and_unpack_are_inverses(message: Message) -> None:
     body = pack(message, Signer())
@@ -36,7 +36,7 @@ def test_pack_and_unpack_are_inverses(message: Message) -> None:
     assert pack(again, Signer()) == body
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60)
 @given(
     st.binary(max_size=60)
     | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4).map(lambda x: json.dumps(x).encode())

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fdn_worker.brokers import Delivery, connect
 from fdn_worker.errors import StoreUnavailable
 from fdn_worker.protocol import (
+    Complete,
     Grant,
     Heartbeat,
     Keyring,
@@ -28,7 +29,7 @@ from fdn_worker.protocol import (
     unpack,
 )  # fmt: skip
 from fdn_worker.protocol.names import BEAT_KEY, DEAD_INBOX, EVENT_KEY, INBOX, control_queue, event_exchange
-from fdn_worker.protocol.upload import TransferFile
+from fdn_worker.protocol.upload import FinishedFile, PartETag, TransferFile
 from federation import relay as module
 from federation.centre import Centre, Submission
 from federation.enrol import enrol, retire
@@ -207,15 +208,19 @@ def test_an_event_of_no_known_attempt_is_dropped(centre: Centre, submission: Sub
     assert follower.wait(1) == [good]
 
 
-def test_a_node_speaks_for_itself_alone(centre: Centre, submission: Submission, relay: Relay, follower: Followed, dead: Followed) -> None:
-    """site-b says that the run of site-a has ended."""
+def test_a_node_speaks_for_itself_alone(centre: Centre, submission: Submission, follower: Followed, dead: Followed) -> None:
+    """site-b says that the run of site-a has ended, in the batch in which site-a says otherwise."""
     forged = event(centre, submission, 1, state=State.SUCCEEDED)
     say(centre, forged, node="site-b")
     say(centre, forged.model_copy(update={"node": "site-b"}), node="site-b")
     say(centre, event(centre, submission, 1, state=State.ACCEPTED))
-    assert [one.state for one in follower.wait(1)] == [State.ACCEPTED]
+    say(centre, event(centre, submission, 2, state=State.RUNNING))
+    relay = centre.relay()
+    relay.start()
+    assert [one.state for one in follower.wait(2)] == [State.ACCEPTED, State.RUNNING]
     assert len(dead.wait(1)) == 1
-    assert centre.attempt(submission.run, 1).state is State.ACCEPTED
+    relay.stop()
+    assert centre.attempt(submission.run, 1).state is State.RUNNING
 
 
 def test_a_retired_nodes_request_holds_up_nobody(
@@ -269,7 +274,8 @@ def test_what_was_recorded_but_not_passed_on_is_passed_on_by_the_next(centre: Ce
 def test_nobody_need_follow(centre: Centre, submission: Submission, relay: Relay, answers: Followed) -> None:
     """The answer shows that what was said before it has been handled."""
     say(centre, event(centre, submission, 1, state=State.ACCEPTED))
-    say(centre, a_request(submission))
+    finished = FinishedFile(path="outputs/a", upload_id="u", size=1, parts=(PartETag(number=1, etag="e"),))
+    say(centre, Complete(request=an_id(1), node="site-a", run=submission.run, attempt=1, files=(finished,)))
     answers.wait(1)
     assert [one.number for one in centre.records.events_of(str(submission.run), 1)] == [1]
 

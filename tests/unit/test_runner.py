@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -226,6 +227,19 @@ def test_what_fails_before_the_start(site: Site, error: FdnError, state: State, 
     assert events[-1].reason == Reason(code=error.code, fault=fault, message=str(error))
     assert site.transfers.put == {}
     assert not site.attempt.folder.root.exists()
+
+
+def test_a_disk_that_is_full_is_the_nodes_fault(site: Site) -> None:
+    def full(order: TaskOrder, folder: Path, stopping: Callable[[], bool]) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    site.transfers.get_inputs = full
+    last = site.run(inputs=({"name": "x", "size": 42, "sha256": "a" * 64, "where": "k"},))[-1]
+    assert last.state is State.FAILED
+    assert last.reason is not None
+    assert (last.reason.code, last.reason.fault) == ("node-disk", Fault.INFRASTRUCTURE)
+    assert "No space left on device" in last.reason.message
+    assert site.slots == 0
 
 
 def test_what_vanished_is_lost(site: Site) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ByteSize
+
 from fdn_worker.journal import Journal
 from fdn_worker.protocol import (
     Abort,
@@ -54,9 +56,9 @@ class Site:
     def start(self) -> None:
         """Transfers as after a start of the worker."""
         section = TransferSection.model_construct(
-            part_size=self.part_size, parallel=2, keep_trying=self.keep_trying, allow_file=self.allow_file, store=""
+            part_size=ByteSize(self.part_size), parallel=2, keep_trying=self.keep_trying, allow_file=self.allow_file, store=""
         )
-        self.transfers = Transfers("site-a", section, FakeBroker(then=self.answer), self.journal, Signer())  # type: ignore[arg-type]
+        self.transfers = Transfers("site-a", section, FakeBroker(then=self.answer), self.journal, Signer())
 
     def answer(self, sent: Sent) -> None:
         message = sent.message
