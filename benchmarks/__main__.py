@@ -7,7 +7,7 @@ import sys
 import time
 from importlib import import_module
 
-from benchmarks.harness import HEADER, Figure, machine, write
+from benchmarks.harness import Figure, machine, write
 from benchmarks.house import Services
 
 NAMES = ("overhead", "flow", "burst", "upload", "orders", "startup")

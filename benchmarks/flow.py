@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.bare import NOTHING, Bare
-from benchmarks.harness import ROOT, Figure, Median, milliseconds, timed
+from benchmarks.harness import ROOT, Figure, Median, milliseconds
 from benchmarks.house import House, Services, house
 from federation.results import TaskResult
 
@@ -35,7 +35,7 @@ def measure(services: Services, quick: bool) -> Iterator[Figure]:
         os.environ.update(one.federation.environment())
         bare = Bare(services, folder)
         stack.callback(bare.close)
-        rounds = asyncio.run(_rounds(services, one, bare, 3 if quick else 40))
+        rounds = asyncio.run(_rounds(services, one, bare, 3 if quick else 12))
     whole, empty, container = (Median.of([taken[which] for taken in rounds]) for which in range(3))
     over = Median.of([100 * (taken[0] / (taken[1] + taken[2]) - 1) for taken in rounds])
     yield Figure(

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from benchmarks.harness import Figure, Median, in_turn, memory, timed
 from benchmarks.house import House, Services, client, house
-from federation.centre import Submission
 from fdn_worker.protocol.names import container_name
+from federation.centre import Submission
 from storage.keys import attempt_prefix
 
 PART, PARALLEL = 16 * 1024**2, 4

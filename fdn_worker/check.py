@@ -80,7 +80,7 @@ def _keys(settings: WorkerSettings) -> Finding:
 
 def _broker(settings: WorkerSettings) -> Finding:
     url = settings.broker.url.get_secret_value()
-    place = urlsplit(url).hostname or urlsplit(url).path
+    place = urlsplit(url).hostname or url.removeprefix("sqlite:///")
     try:
         broker = connect(url, name=f"fdn-worker check {settings.node}")
         try:

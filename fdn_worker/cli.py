@@ -163,7 +163,7 @@ def runs(
 def drain(
     settings: SettingsPath = DEFAULT,
     undo: Annotated[bool, typer.Option("--undo", help="Take orders again.")] = False,
-    leave: Annotated[bool, typer.Option("--exit", help="Have the worker end once it is empty.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="Have the worker end once it is empty; its next start takes orders again.")] = False,
 ) -> None:
     """Take no more orders, and finish what is here. Orders wait at the broker meanwhile."""
     from fdn_worker.journal import Journal

@@ -258,7 +258,11 @@ class Worker:
         if time.monotonic() - self._swept > SWEEP:
             self._swept = time.monotonic()
             threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
-        return not (self.journal.flag(DRAIN) == "exit" and not self.attempts and not self.journal.pending(1))
+        if self.journal.flag(DRAIN) != "exit" or self.attempts or self.journal.pending(1):
+            return True
+        # Asked for once, done once: the next start serves.
+        self.journal.set_flag(DRAIN, None)
+        return False
 
     def _mind_intake(self) -> None:
         if "journal" in self.problems:

@@ -32,6 +32,16 @@ class ManifestDiffers(FdnError):
     code = "manifest-differs"
 
 
+class NotSucceeded(FdnError):
+    """An attempt ended otherwise than in success; `result` has all that is known of it."""
+
+    code = "not-succeeded"
+
+    def __init__(self, result: TaskResult) -> None:
+        super().__init__(result.explain(), code=result.reason.code if result.reason else str(result.state).lower())
+        self.result = result
+
+
 class OutputFile(BaseModel):
     """A file that left the site. `path` is below `outputs/` or `logs/`."""
 

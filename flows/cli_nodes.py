@@ -28,10 +28,15 @@ def list_nodes(context: typer.Context, json: Json = False) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
+    from fdn_worker.protocol.names import BEATS
     from federation.presence import presence
     from flows import connection
 
-    found = presence(connection.centre().records)
+    centre = connection.centre()
+    found = presence(centre.records)
+    beats = centre.broker.depth(BEATS)
+    if found and (beats is None or not beats.consumers):
+        typer.echo("no relay is running, so nothing new was heard: see `fem relay`", err=True)
     if json:
         typer.echo("[" + ",\n ".join(node.model_dump_json() for node in found) + "]")
         return

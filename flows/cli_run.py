@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fdn_worker.errors import FdnError, SystemFault
 from fdn_worker.protocol import TaskEvent
-from federation.results import TaskResult
+from federation.results import NotSucceeded, TaskResult
 from flows import connection
 from flows.federated_task import federated_task
 from flows.report import human
@@ -30,6 +30,8 @@ def submit(fields: dict[str, Any], *, quiet: bool) -> TaskResult:
     with console.status("starting ..."):
         state = asyncio.run(_flow_run(fields))
     outcome = state.result(raise_on_failure=False)
+    if isinstance(outcome, NotSucceeded):
+        outcome = outcome.result
     if isinstance(outcome, FdnError):
         raise outcome
     if not isinstance(outcome, TaskResult):

@@ -27,7 +27,7 @@ from fdn_worker.protocol.names import execution_id
 from federation import waiting
 from federation.centre import Centre, Submission
 from federation.request import TaskRequest, build
-from federation.results import TaskResult, links
+from federation.results import NotSucceeded, TaskResult, links
 from federation.results import stage_out as check_and_close
 from flows import connection
 from flows.report import markdown
@@ -138,7 +138,8 @@ async def federated_task(
 ) -> TaskResult | PrefectState[Any]:
     """Run one container at one node.
 
-    Returns the TaskResult of a run that SUCCEEDED; else a state of Prefect's that is named after the run's own.
+    Returns the TaskResult of a run that SUCCEEDED, and raises NotSucceeded, which carries it, for one that did not;
+    with `return_state=True` a state of Prefect's that is named after the run's own.
 
     Args:
         node: Id of the node.
@@ -188,7 +189,7 @@ async def federated_task(
         return Completed(name="Succeeded", message=result.explain(), data=result)
     if result.state is State.CANCELLED:
         return Cancelled(message=result.explain())
-    return Failed(name=result.state.title(), message=result.explain(), data=result)
+    return Failed(name=result.state.title(), message=result.explain(), data=NotSucceeded(result))
 
 
 def _another_attempt(centre: Centre, submission: Submission) -> bool:

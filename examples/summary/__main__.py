@@ -9,7 +9,6 @@ import shutil
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
 
 import pandas as pd
@@ -42,9 +41,8 @@ def federation(home: Path, real: bool) -> tuple[LocalFederation, dict[str, objec
         command = [sys.executable, "$INPUT_PATH/task.py", "patients"]
         return LocalFederation(home, tuple(SITES), datasets), common | {"argv": command}
     services = json.loads(SERVICES.read_text())
-    bucket = f"demo-{uuid.uuid4().hex[:12]}"
     local = LocalFederation(
-        home, tuple(SITES), datasets, broker_url=services["amqp_url"], store_url=f"{services['s3_url']}/{bucket}", launcher="docker",
+        home, tuple(SITES), datasets, broker_url=services["amqp_url"], store_url=f"{services['s3_url']}/fem-demo", launcher="docker",
         launcher_options={"docker_host": services["docker_host"], "pull_policy": "never"},
     )  # fmt: skip
     return local, common | {"argv": ["python3", "$INPUT_PATH/task.py", "patients"], "image": services["images"]["python"]}

@@ -76,7 +76,9 @@ class EmbeddedBroker:
         with self._lock:
             # Whoever gets the lock writes what others wait with as well: one fsync for all.
             if not message.done:
-                self._write([self._waiting.popleft() for _ in range(len(self._waiting))])
+                waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+                # It is not among them when another thread took it and failed unexpectedly.
+                self._write(waiting if message in waiting else [*waiting, message])
         if message.error is not None:
             raise message.error
 

@@ -24,6 +24,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from fdn_worker.protocol import State as RunState
 from federation.centre import Centre
 from federation.local import LocalFederation
+from federation.results import NotSucceeded
 from flows import connection
 from flows.federated_task import federated_task
 
@@ -77,6 +78,12 @@ def test_a_call_returns_the_result() -> None:
     assert result.state is RunState.SUCCEEDED
     assert [file.path for file in result.outputs] == ["outputs/n.txt"]
     assert b"".join(connection.centre().store.get(result.outputs[0].key)) == b"7\n"
+
+
+def test_a_call_raises_what_did_not_succeed() -> None:
+    with pytest.raises(NotSucceeded, match=r"site-a: FAILED \(exit-code\): the task ended with exit code 3") as caught:
+        asyncio.run(federated_task(node="site-a", argv=["/bin/sh", "-c", "echo said; exit 3"]))
+    assert (caught.value.result.report.exit_code, caught.value.result.tail) == (3, ("said",))
 
 
 def test_four_tasks_a_name_log_lines_and_an_artifact(prefect: SyncPrefectClient) -> None:
@@ -140,11 +147,11 @@ def test_an_infrastructure_fault_gets_a_new_attempt_and_a_users_does_not(centre:
     killer = ["/bin/sh", "-c", "kill -9 $PPID; sleep 5"]
     lost = call(argv=killer, retries=1, user="retries", idempotency_key="lost")
     assert (lost.name, lost.is_failed()) == ("Lost", True)
-    result = lost.result(raise_on_failure=False)
+    result = lost.result(raise_on_failure=False).result
     assert result.attempt == 2
     assert result.reason.fault == "infrastructure"
     failed = call(argv=["/bin/false"], retries=3, user="retries", idempotency_key="failed")
-    assert failed.result(raise_on_failure=False).attempt == 1
+    assert failed.result(raise_on_failure=False).result.attempt == 1
 
 
 def test_without_a_server_prefect_starts_its_own(environment: dict[str, str], centre: Centre, tmp_path: Any) -> None:

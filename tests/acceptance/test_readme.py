@@ -34,7 +34,7 @@ PAGES = {
         8,
         [
             "mean radius,mean texture,mean smoothness,mean concavity,malignant", "looked at 120 patients", '{"0": [49,', "exit code 4",
-            "exit code 1", "exit code 2", "benign: 199 patients, mean radius 12.22", "malignant: 161 patients, mean radius 17.29",
+            "exit code 1", "exit code 2", "benign: 199 patients, mean radius 11.98", "malignant: 161 patients, mean radius 17.16",
         ],
     ),
     "docs/how-to/run-a-task.md": (
@@ -115,7 +115,8 @@ def test_what_it_says_works(page: str, clone: Path, pasted: str) -> None:
     assert ran >= at_least
     for words in expected:
         assert words in said
-    assert "Traceback" not in said
+    # A task may end with one, in its own log.
+    assert not re.search(r"^Traceback", said, re.MULTILINE)
 
 
 def test_the_readme_shows_what_people_look_for_first() -> None:

@@ -32,7 +32,8 @@ POINTS = (
     "after:make-folder", "before:get", "after:get",
     "before:start", "after:start", "after:follow",
     "before:put:*:1", "after:put:*:1", "after:put:*:3", "after:part-done:*:2", "before:complete", "after:complete", "after:put:*:5",
-    "after:publish:task-event ACCEPTED", "before:sent:*:2", "before:publish:task-event SUCCEEDED", "after:publish:task-event SUCCEEDED",
+    "after:publish:task-event ACCEPTED", "before:publish:task-event RUNNING", "before:sent:*:2",
+    "before:publish:task-event SUCCEEDED", "after:publish:task-event SUCCEEDED",
     "before:remove", "after:remove", "before:remove-folder", "after:remove-folder",
 )  # fmt: skip
 #: Here the task may go on while no worker is there.
