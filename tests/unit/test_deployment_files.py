@@ -81,7 +81,7 @@ def test_compose_itself_reads_it(path: Path) -> None:
 def test_service(path: Path, name: str, service: dict[str, Any]) -> None:
     assert set(service) <= SERVICE_KEYS
     assert PINNED.match(service["image"]), "short name, with a version"
-    assert service["restart"] == "unless-stopped"
+    assert service["restart"] in ("unless-stopped", "on-failure")
     assert ("healthcheck" in service) != ("x-no-healthcheck" in service), "probed, or a reason why not"
     assert service.get("ports", []) == PUBLISHED.get(name, [])
     if "build" in service:
