@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME...] [--quick]`: measure and print; a whole run also writes docs/reference/performance.md anew."""
+"""`python -m benchmarks [NAME...] [--quick]`: measure and print; a whole run also writes docs/reference/performance.md anew.
+
+All results of the last run stand in .cache/benchmarks.json.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,32 @@ import sys
 import time
 from importlib import import_module
 
-from benchmarks.harness import Figure, machine, write
-from benchmarks.house import Services
+from benchmarks.harness import HEADER, Figure, machine, write, write_page
+from benchmarks.house import Services, versions
 
-NAMES = ("overhead", "flow", "burst", "upload", "orders", "startup")
+NAMES = ("startup", "overhead", "flow", "burst", "upload", "orders")
 
 
 def main() -> int:
-    """1 when a target was missed in a whole run."""
+    """A missed target is a result, and no error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all, if none is named")
     parser.add_argument("--quick", action="store_true", help="few repetitions: shows that all of it works, not what it costs")
     given = parser.parse_args()
+    if unknown := sorted(set(given.names) - set(NAMES)):
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
     services, began = Services.load(), time.monotonic()
+    facts = machine() | versions(services)
     figures: list[Figure] = []
+    print(HEADER, flush=True)
     for name in given.names or NAMES:
         for figure in import_module(f"benchmarks.{name}").measure(services, given.quick):
             figures.append(figure)
             print(figure.row(), flush=True)
-    write(figures, machine(), time.monotonic() - began)
+    seconds = time.monotonic() - began
+    write(figures, facts, seconds)
+    if not given.names and not given.quick:
+        write_page(figures, facts, seconds)
     return 0
 
 

@@ -8,7 +8,6 @@ the relay in this process; all imports are done and every flow has run before th
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.bare import NOTHING, Bare
 from benchmarks.harness import ROOT, Figure, Median, milliseconds
-from benchmarks.house import House, Services, house
+from benchmarks.house import House, Services, house, variables
 from federation.results import TaskResult
 
 SEED = ROOT / ".cache/prefect-seed.db"
@@ -29,13 +28,13 @@ def measure(services: Services, quick: bool) -> Iterator[Figure]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fem-bench-")))
         # Before Prefect is imported, which reads them once.
-        os.environ.update(stack.enter_context(prefect_server(folder / "prefect", seed=SEED)))
-        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+        stack.enter_context(variables(quiet | stack.enter_context(prefect_server(folder / "prefect", seed=SEED))))
         one = stack.enter_context(house(services, relay="service", heartbeat=10.0))
-        os.environ.update(one.federation.environment())
+        stack.enter_context(variables(one.federation.environment()))
         bare = Bare(services, folder)
         stack.callback(bare.close)
-        rounds = asyncio.run(_rounds(services, one, bare, 3 if quick else 12))
+        rounds = asyncio.run(_rounds(services, one, bare, 3 if quick else 30))
     whole, empty, container = (Median.of([taken[which] for taken in rounds]) for which in range(3))
     over = Median.of([100 * (taken[0] / (taken[1] + taken[2]) - 1) for taken in rounds])
     yield Figure(
@@ -90,7 +89,7 @@ async def _rounds(services: Services, one: House, bare: Bare, count: int) -> lis
     try:
         rounds = []
         for number in range(-2, count):
-            works = [ours, empty, container]
+            works: list[Callable[[], Awaitable[None]]] = [ours, empty, container]
             order = [works[(number + step) % 3] for step in range(3)] if number >= 0 else works
             found = {work: await taken(work) for work in order}
             if number >= 0:

@@ -9,7 +9,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,9 +53,6 @@ class Figure:
     unit: str
     target: float | None
     most: bool = True
-    note: str = ""
-    #: Named side figures, seconds or MiB as their names say.
-    more: dict[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -70,6 +69,9 @@ class Figure:
 
 
 HEADER = "| what | ours | floor in the same run | figure (95 % interval) | target | |\n|---|---|---|---|---|---|"
+#: The page whose part between these marks a whole run writes anew.
+PAGE = ROOT / "docs/reference/performance.md"
+BEGIN, END = "<!-- written by `make bench` -->\n", "<!-- end -->\n"
 
 
 def _short(number: float) -> str:
@@ -108,15 +110,17 @@ def memory(pid: int, name: str = "VmRSS") -> float:
 
 
 def machine() -> dict[str, str]:
-    """Where it was measured."""
-    processor = next(
-        (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
+    """When and where it was measured."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
+    load = Path("/proc/loadavg").read_text().split()[0]
     return {
-        "machine": f"{os.cpu_count()} cores ({processor}), {memory_gib:.0f} GiB",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{os.cpu_count()} cores ({processor}), {gib:.0f} GiB, load {load} before the run",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
+        "Prefect": version("prefect"),
     }
 
 
@@ -125,3 +129,12 @@ def write(figures: Sequence[Figure], facts: dict[str, str], seconds: float) -> N
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     found = {"facts": facts, "seconds": round(seconds), "figures": [asdict(figure) | {"verdict": figure.verdict} for figure in figures]}
     RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_page(figures: Sequence[Figure], facts: dict[str, str], seconds: float) -> None:
+    """The results as a table in the page, between its marks."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    table = "\n".join([HEADER, *(figure.row() for figure in figures)])
+    told = "; ".join(f"{name} {value}" for name, value in facts.items())
+    PAGE.write_text(f"{before}{BEGIN}{table}\n\nMeasured in {seconds / 60:.0f} minutes: {told}.\n{END}{after}")

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.harness import ROOT
+from deployments.services.minio import VERSION as MINIO_VERSION
 from fdn_worker.brokers import Broker, Delivery, Handler, Subscription, connect
 from fdn_worker.protocol import Signer
 from fdn_worker.protocol.names import INBOX, command_queue, container_name
@@ -145,7 +146,7 @@ def house(
         inbox = Inbox(connect(settings.broker_url.get_secret_value(), name=name))
         signer = Signer.load(settings.key_id, settings.key) if settings.key else Signer()
         stored, records = open_store(settings.store_url.get_secret_value()), Records.open(settings.records_url.get_secret_value())
-        centre = Centre(settings, inbox, stored, records, signer)  # type: ignore[arg-type]  # Inbox hands on what it has not
+        centre = Centre(settings, inbox, stored, records, signer)
         stack.callback(centre.close)
         if relay == "process":
             federation.wait_connected(centre)
@@ -163,14 +164,37 @@ def _virtual_host(services: Services, name: str) -> Iterator[str]:
         _manage(services, "DELETE", f"vhosts/{name}")
 
 
-def _manage(services: Services, method: str, path: str, body: Any = None) -> None:
+@contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables of this process, for a while."""
+    before = os.environ.copy()
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def versions(services: Services) -> dict[str, str]:
+    """Of the services. MinIO does not tell its own: it is the one that `deployments.services` builds."""
+    import docker
+
+    engine = docker.DockerClient(base_url=services.docker_host)
+    told = {"Docker": str(engine.version()["Version"]), "RabbitMQ": str(_manage(services, "GET", "overview")["rabbitmq_version"])}
+    engine.close()
+    return told | {"MinIO": MINIO_VERSION.rpartition("-")[2]}
+
+
+def _manage(services: Services, method: str, path: str, body: Any = None) -> Any:
     address = urlsplit(services.amqp_management_url)
     login = b64encode(f"{address.username}:{address.password}".encode()).decode()
     request = urllib.request.Request(
         f"http://{address.hostname}:{address.port}/api/{path}", method=method, data=json.dumps(body or {}).encode(),
         headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
     )  # fmt: skip
-    urllib.request.urlopen(request, timeout=30).close()
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.loads(response.read() or b"null")
 
 
 @contextmanager

@@ -86,7 +86,8 @@ class Attempts:
                 log.warning("%s rejected: %s", entry.name, error, extra={"action": "reject"})
                 self._journal.record(entry.name, phase=Phase.DONE, state=State.REJECTED, reason=reason, finished=now().isoformat())
                 return
-            self._journal.record(entry.name, phase=Phase.ACCEPTED, state=State.ACCEPTED)
+            # The intake has other orders to write, and would judge this one alike after a power cut.
+            self._journal.record(entry.name, durable=False, phase=Phase.ACCEPTED, state=State.ACCEPTED)
         attempt = Attempt(entry.name, order, RunFolder(self._folder / entry.name), stop=entry.stop)
         with self._lock:
             self._held[entry.name] = attempt

@@ -74,16 +74,17 @@ async def events(centre: Centre, submission: Submission, *, follower: str = "wai
     subscription = await asyncio.to_thread(centre.broker.consume, queue, heard)
     try:
         fold, cancelled = Fold(), False
+        silence = 3 * await _interval(centre, submission.node)
         compute_ends = (await asyncio.to_thread(centre.order, submission.run, submission.attempt)).deadline
         for event in await _recorded(centre, submission, fold):
             yield event
         while not fold.state.terminal:
             deadline = compute_ends + timedelta(seconds=centre.settings.release if fold.state in COMPUTED else LENIENCE)
-            silence = 3 * await _interval(centre, submission.node)
             left = (deadline - now()).total_seconds() + (centre.settings.patience if cancelled else 0.0)
             try:
                 due = fold.add(await asyncio.wait_for(inbox.get(), timeout=max(0.05, min(silence, left))))
             except TimeoutError:
+                silence = 3 * await _interval(centre, submission.node)
                 due = await _recorded(centre, submission, fold)
                 row = await _row(centre, submission)
                 if not due and not fold.state.terminal and State(row.state).terminal:
