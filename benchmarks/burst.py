@@ -47,7 +47,7 @@ def measure(services: Services, quick: bool) -> Iterator[Figure]:
 
         ours(8)
         floor(8)
-        rounds = in_turn(1 if quick else 3, ours, floor, warm=0)
+        rounds = in_turn(1 if quick else 8, ours, floor, warm=0)
     mine, theirs = (Median.of([count / taken[which] for taken in rounds]) for which in range(2))
     yield Figure(
         f"burst of {count} no-op containers at {SLOTS} slots", f"{mine.value:.2f} containers/s",
