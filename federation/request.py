@@ -10,10 +10,19 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AwareDatetime, BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fdn_worker.errors import Fault, FdnError
-from fdn_worker.protocol import InputFile, Labels, Resources, Source, TaskOrder
+from fdn_worker.protocol import InputFile, Labels, Mount, Move, Port, Resources, Server, Source, TaskOrder
 from fdn_worker.protocol.base import Id, RelativePath
 from fdn_worker.protocol.names import ID_PATTERN
-from fdn_worker.protocol.order import COMMIT_PATTERN, DIGEST_PATTERN, IMAGE_PATTERN, VARIABLE_PATTERN, Digest, Text, VariableName
+from fdn_worker.protocol.order import (
+    COMMIT_PATTERN,
+    DIGEST_PATTERN,
+    IMAGE_PATTERN,
+    SANDBOX_PATTERN,
+    VARIABLE_PATTERN,
+    Digest,
+    Text,
+    VariableName,
+)
 
 
 class BadRequest(FdnError):
@@ -33,6 +42,7 @@ FORMS = {
     IMAGE_PATTERN: "an image reference has no spaces and does not begin with -",
     COMMIT_PATTERN: "give the whole commit id, 40 hexadecimal digits",
     DIGEST_PATTERN: "write sha256: and 64 hexadecimal digits",
+    SANDBOX_PATTERN: "use a-z, 0-9, ., _ and -, at most 128, with a letter or digit at either end",
     VARIABLE_PATTERN: "a variable's name has letters, digits and _, and does not begin with a digit",
 }
 
@@ -96,6 +106,15 @@ class TaskRequest(BaseModel):
     project: str = ""
     tool: str = ""
 
+    #: What a tool's task template may ask for beyond these; as the order has it.
+    ports: tuple[Port, ...] = ()
+    listen_within: Annotated[float, Field(gt=0)] = 120.0
+    servers: tuple[Server, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    checks: tuple[RelativePath, ...] = ()
+    sandbox: Annotated[str, Field(pattern=SANDBOX_PATTERN)] | None = None
+    moves: tuple[Move, ...] = ()
+
     @field_validator("argv")
     @classmethod
     def _has_command(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -140,5 +159,6 @@ class TaskRequest(BaseModel):
             TaskOrder, execution=execution, task=self.task, node=self.node, run=run, attempt=attempt, issued=issued, deadline=deadline,
             launcher=self.launcher, image=self.image, image_digest=self.image_digest, argv=self.argv, environment=self.environment,
             datasets=self.datasets, inputs=inputs, outputs=self.outputs, resources=self.resources, network=self.network, timeout=self.timeout,
-            source=source, labels=Labels(user=self.user, project=self.project, tool=self.tool),
+            source=source, labels=Labels(user=self.user, project=self.project, tool=self.tool), ports=self.ports,
+            listen_within=self.listen_within, servers=self.servers, mounts=self.mounts, checks=self.checks, sandbox=self.sandbox, moves=self.moves,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from fdn_worker.errors import SettingsError, SystemFault
-from storage.schema import SCHEMA_VERSION, metadata, schema_version
+from storage.schema import SCHEMA_VERSION, UPGRADES, metadata, schema_version
 
 #: Seconds that a writer waits for another one.
 LOCK_TIMEOUT = 30
@@ -37,6 +37,8 @@ class Dialect:
     #: Statements that keep others from making the schema at the same time; SQLite's BEGIN IMMEDIATE does.
     before_schema: tuple[str, ...] = ()
     prepare: Callable[[Engine], None] | None = None
+    #: The type of a moment's column.
+    moment: str = "DATETIME"
 
 
 def _prepare_sqlite(engine: Engine) -> None:
@@ -57,7 +59,8 @@ def _prepare_sqlite(engine: Engine) -> None:
 DIALECTS = {
     "sqlite": Dialect("sqlite", sqlite.insert, {"timeout": LOCK_TIMEOUT}, prepare=_prepare_sqlite),
     "postgresql": Dialect(
-        "postgresql+psycopg", postgresql.insert, {"connect_timeout": 5}, ("SELECT pg_advisory_xact_lock(7061273)",)
+        "postgresql+psycopg", postgresql.insert, {"connect_timeout": 5}, ("SELECT pg_advisory_xact_lock(7061273)",),
+        moment="TIMESTAMP WITH TIME ZONE",
     ),
 }  # fmt: skip
 
@@ -77,7 +80,12 @@ class Database:
             version = connection.scalar(select(schema_version.c.version))
             if version is None:
                 connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))
-            elif version != SCHEMA_VERSION:
+            elif version < SCHEMA_VERSION:
+                for older in range(version, SCHEMA_VERSION):
+                    for statement in UPGRADES[older]:
+                        connection.execute(text(statement.format(moment=dialect.moment)))
+                connection.execute(schema_version.update().values(version=SCHEMA_VERSION))
+            elif version > SCHEMA_VERSION:
                 raise SettingsError(
                     f"the records at {self.where} have schema version {version}, this program has {SCHEMA_VERSION}",
                     remedy="use the release that wrote them, or a later one",

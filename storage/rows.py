@@ -26,6 +26,12 @@ class ExecutionRow:
     created: datetime
     closed: datetime | None
     state: str
+    #: What came of it, for people; None before it was closed.
+    outcome: str | None = None
+    #: The Prefect flow run that wants it.
+    flow_run: str | None = None
+    #: Since when that flow run holds no process.
+    suspended: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,10 @@ class NodeRow:
     retired: datetime | None
     last_seen: datetime | None
     heartbeat: str | None
+    #: JSON text of its catalogue entry, where there is one.
+    document: str | None = None
+    #: Since when the centre has had it take no orders.
+    paused: datetime | None = None
 
 
 class LogLine(NamedTuple):

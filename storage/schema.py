@@ -1,4 +1,4 @@
-"""The tables of the records: executions, their runs, attempts and events, and the nodes.
+"""The tables of the records: executions, their runs, attempts and events, their accounts, the nodes and the tools.
 
 A change of the schema adds one to SCHEMA_VERSION; opening records of an earlier version then brings them up in the same
 transaction that looks at the version, under the same lock. Records of a later version than this are refused.
@@ -9,10 +9,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from sqlalchemy import (
+    BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
     Enum,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -28,7 +31,7 @@ from sqlalchemy import (
 
 from fdn_worker.protocol import State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: Largest number of an attempt or event that a column takes.
 LARGEST_NUMBER = 2**31 - 1
 
@@ -77,6 +80,9 @@ executions = Table(
     Column("created", Moment, nullable=False),
     Column("closed", Moment),
     Column("state", String(20), nullable=False),
+    Column("outcome", Text),
+    Column("flow_run", Text),
+    Column("suspended", Moment),
     Index("executions_by_age", "created"),
     Index("executions_of_user", "user", "created"),
     Index("executions_in_state", "state", "created"),
@@ -135,4 +141,59 @@ nodes = Table(
     Column("retired", Moment),
     Column("last_seen", Moment),
     Column("heartbeat", Text),
+    Column("document", Text),
+    Column("paused", Moment),
 )
+
+tools = Table(
+    "tools",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("changed", Moment, nullable=False),
+    Column("withdrawn", Moment),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("run", _id(), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("execution", _id(), nullable=False),
+    Column("user", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("task", String(63), nullable=False),
+    Column("node", String(63), nullable=False),
+    Column("state", _state(), nullable=False),
+    Column("reason_code", Text),
+    Column("reason_fault", Text),
+    Column("launcher", Text),
+    Column("image_digest", Text),
+    Column("exit_code", Integer),
+    Column("cpu_seconds", Float, nullable=False),
+    Column("peak_memory", BigInteger, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("bytes_in", BigInteger, nullable=False),
+    Column("bytes_out", BigInteger, nullable=False),
+    Column("issued", Moment, nullable=False),
+    Column("ended", Moment, nullable=False),
+    Column("waiting", Float, nullable=False),
+    Column("staging_in", Float, nullable=False),
+    Column("running", Float, nullable=False),
+    Column("staging_out", Float, nullable=False),
+    Column("releasing", Float, nullable=False),
+    Index("accounts_by_end", "ended"),
+    Index("accounts_of_execution", "execution"),
+)
+
+#: Version of the records -> statements that bring them to the next; tables that are missing are made beforehand.
+UPGRADES: dict[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE executions ADD COLUMN outcome TEXT",
+        "ALTER TABLE executions ADD COLUMN flow_run TEXT",
+        "ALTER TABLE executions ADD COLUMN suspended {moment}",
+        "ALTER TABLE nodes ADD COLUMN document TEXT",
+        "ALTER TABLE nodes ADD COLUMN paused {moment}",
+    ),
+}

@@ -1,13 +1,14 @@
-"""The wire contract between the centre and its nodes, version 1.0.
+"""The wire contract between the centre and its nodes, version 1.1.
 
 Every message is a frozen JSON object with `kind` and `version`, sealed in an envelope (`envelope.py`).
 
 | message | way | through |
 |---|---|---|
 | TaskOrder | centre -> node | queue `cmd.<node>` |
-| ControlRequest, Grant, Completed, Refusal | centre -> node | queue `ctl.<node>` |
-| TaskEvent, Heartbeat, TransferRequest, Complete, Abort | node -> centre | exchange `evt.<node>`, bound to queue `inbox` |
+| ControlRequest, Inquiry, Grant, Completed, Refusal | centre -> node | queue `ctl.<node>` |
+| TaskEvent, Heartbeat, Answer, TransferRequest, Complete, Abort | node -> centre | exchange `evt.<node>`, bound to queue `inbox` |
 | TaskEvent, again, as it came | relay -> followers | exchange `executions`, key the execution id, queues `exe.<execution>.<follower>` |
+| Answer, again, as it came | relay -> who asked | exchange `executions`, key the request id |
 | Manifest | node -> store | object `manifest.json` of the attempt |
 
 Rules that both sides keep:
@@ -32,10 +33,11 @@ from fdn_worker.errors import MessageError
 from fdn_worker.protocol.base import WIRE_VERSION, Message, now
 from fdn_worker.protocol.control import ControlRequest
 from fdn_worker.protocol.envelope import Keyring, Signer
-from fdn_worker.protocol.event import Reason, Report, TaskEvent, Usage
+from fdn_worker.protocol.event import Endpoint, Reason, Report, TaskEvent, Usage
 from fdn_worker.protocol.heartbeat import Heartbeat, Present
+from fdn_worker.protocol.inquiry import Answer, Health, ImageHere, Inquiry, OrderPlan
 from fdn_worker.protocol.manifest import Manifest, ManifestFile
-from fdn_worker.protocol.order import InputFile, Labels, Resources, Source, TaskOrder
+from fdn_worker.protocol.order import InputFile, Labels, Mount, Move, Port, Resources, Server, Source, TaskOrder
 from fdn_worker.protocol.states import TERMINAL, IllegalTransition, State, advance
 from fdn_worker.protocol.upload import (
     Abort,
@@ -52,6 +54,7 @@ MESSAGES: dict[str, type[Message]] = {
     message.kind: message
     for message in (
         TaskOrder, TaskEvent, ControlRequest, Heartbeat, Manifest, TransferRequest, Grant, Complete, Completed, Abort, Refusal,
+        Inquiry, Answer,
     )
 }  # fmt: skip
 
@@ -97,8 +100,8 @@ def decode(payload: bytes) -> Message:
 
 
 __all__ = [
-    "TERMINAL", "WIRE_VERSION", "Abort", "Complete", "Completed", "ControlRequest", "Grant", "Heartbeat", "IllegalTransition",
-    "InputFile", "Keyring", "Labels", "Manifest", "ManifestFile", "Message", "Present", "Reason", "Refusal", "Report",
-    "Resources", "Signer", "Source", "State", "TaskEvent", "TaskOrder", "TransferRequest", "Usage", "advance", "decode", "now",
-    "pack", "unpack",
+    "TERMINAL", "WIRE_VERSION", "Abort", "Answer", "Complete", "Completed", "ControlRequest", "Endpoint", "Grant", "Health",
+    "Heartbeat", "IllegalTransition", "ImageHere", "InputFile", "Inquiry", "Keyring", "Labels", "Manifest", "ManifestFile", "Message",
+    "Mount", "Move", "OrderPlan", "Port", "Present", "Reason", "Refusal", "Report", "Resources", "Server", "Signer", "Source", "State",
+    "TaskEvent", "TaskOrder", "TransferRequest", "Usage", "advance", "decode", "now", "pack", "unpack",
 ]  # fmt: skip

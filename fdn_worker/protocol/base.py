@@ -14,7 +14,7 @@ from fdn_worker.protocol.names import ID_PATTERN
 log = logging.getLogger(__name__)
 
 #: Version of the messages, major.minor. A new minor adds optional fields; a new major is refused by old readers.
-WIRE_VERSION = "1.0"
+WIRE_VERSION = "1.1"
 
 #: A site, task or dataset id.
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fdn_worker.errors import Fault
 from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part, Sha256
+from fdn_worker.protocol.order import TcpPort
 from fdn_worker.protocol.states import State
 
 
@@ -43,6 +44,14 @@ class Report(Part):
     manifest_sha256: Sha256 | None = None
 
 
+class Endpoint(Part):
+    """A port of the task that takes connections: `port` of the container is reached at `host`:`published`."""
+
+    port: TcpPort
+    host: str
+    published: TcpPort
+
+
 class TaskEvent(Message):
     """One thing said of an attempt. Numbers of an attempt run 1, 2, 3 without a gap; they may arrive in any order."""
 
@@ -59,6 +68,8 @@ class TaskEvent(Message):
     lines: tuple[str, ...] = ()
     reason: Reason | None = None
     report: Report | None = None
+    #: All ports of the order, once all are open (since 1.1).
+    listening: tuple[Endpoint, ...] = ()
 
     @property
     def message_id(self) -> str:

@@ -45,6 +45,13 @@ class Heartbeat(Message):
     problems: tuple[str, ...] = ()
     present: tuple[Present, ...] = ()
 
+    # Since 1.1
+    gpus: ByteCount = 0
+    #: Names of images that are here, a bounded number of them.
+    images: tuple[str, ...] = ()
+    #: Where others reach servers that run here; "" where nobody can.
+    address: str = ""
+
     @property
     def message_id(self) -> str:
         return f"{self.session}.{self.number}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import ByteSize, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, ByteSize, Field, StringConstraints, field_validator, model_validator
 
-from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part, RelativePath, Sha256
+from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part, RelativePath, Sha256, check_relative_path
 from fdn_worker.protocol.names import container_name, run_id
 
 #: Environment variables that the node sets itself, and that `$NAME` in argv and environment stands for.
@@ -18,6 +18,8 @@ DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 COMMIT_PATTERN = r"^[0-9a-f]{40}([0-9a-f]{24})?$"
 #: No engine may take it for an option.
 IMAGE_PATTERN = r"^[^\s-]\S*$"
+#: A sandbox that a node keeps between runs; the node files it under the order's user, so it is no other user's.
+SANDBOX_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?$"
 
 VariableName = Annotated[str, StringConstraints(pattern=VARIABLE_PATTERN)]
 #: No NUL can be handed to a process.
@@ -59,6 +61,59 @@ class Source(Part):
         return value
 
 
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or path == "/":
+        raise ValueError(f"path {path!r} must be absolute, and not the root")
+    check_relative_path(path[1:])
+    return path
+
+
+#: An absolute POSIX path without `..`.
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+#: A TCP port.
+TcpPort = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Port(Part):
+    """A port that the task listens on. The node publishes it at `host`, or at one of its own choice if that is None.
+
+    The task finds the number that it is to listen on in the variable PORT_<container>: a container's own port, or, where
+    the launcher has no network of its own (process), the published one.
+    """
+
+    container: TcpPort
+    host: TcpPort | None = None
+
+
+class Mount(Part):
+    """A folder that the task sees at `target`.
+
+    `dataset`: source is NAME or NAME/below, read-only; `sandbox`: "" or a folder below the sandbox, read-write;
+    `host`: an absolute path of the node's, read-only, refused unless the site names it.
+    """
+
+    kind: Literal["dataset", "sandbox", "host"]
+    source: str
+    target: AbsolutePath
+
+
+class Move(Part):
+    """After success the node copies folder `source` of the sandbox ("" is all of it) to `to` below one of its own shelves."""
+
+    source: str
+    shelf: Id
+    to: RelativePath
+
+
+class Server(Part):
+    """The server of the order's own execution, as this node reaches it."""
+
+    node: Id
+    host: Annotated[str, StringConstraints(min_length=1, max_length=253)]
+    #: Port of the server's container -> the published one.
+    ports: dict[int, TcpPort]
+
+
 class Labels(Part):
     """For whom and for what; for policy and accounting."""
 
@@ -98,6 +153,19 @@ class TaskOrder(Message):
     timeout: Annotated[float, Field(gt=0)] = 3600.0
     source: Source | None = None
     labels: Labels = Labels()
+
+    # Since 1.1
+    #: Ports that the task opens; they want the network. An event tells once all of them take connections.
+    ports: tuple[Port, ...] = ()
+    #: Seconds from the start within which the ports must be open.
+    listen_within: Annotated[float, Field(gt=0)] = 120.0
+    servers: tuple[Server, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    #: Patterns below $DATA_PATH of which each must match something before the task starts.
+    checks: tuple[RelativePath, ...] = ()
+    #: Name of a sandbox that outlives the attempt and is found again; None makes a fresh one.
+    sandbox: Annotated[str, StringConstraints(pattern=SANDBOX_PATTERN)] | None = None
+    moves: tuple[Move, ...] = ()
 
     @model_validator(mode="after")
     def _derived(self) -> TaskOrder:
