@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, bindparam, or_, select, true, update
@@ -23,11 +23,13 @@ from storage.rows import OPEN, AttemptRow, ExecutionRow, LogLine, NodeRow, RunRo
 from storage.schema import LARGEST_NUMBER, attempts, events, executions, nodes
 from storage.schema import runs as run_table
 
-__all__ = ["OPEN", "AttemptRow", "ExecutionRow", "LogLine", "NodeRow", "Records", "RecordsRefused", "RunRow"]
+__all__ = ["OPEN", "AttemptRow", "ExecutionRow", "LogLine", "NewAttempt", "NodeRow", "Records", "RecordsRefused", "RunRow"]
 
 _R = TypeVar("_R", ExecutionRow, RunRow, AttemptRow, NodeRow)
 #: Events that are read at a time.
 PAGE = 500
+#: Ids in one IN (...).
+CHUNK = 500
 #: Executions that an ambiguous prefix is told to fit.
 CANDIDATES = 5
 # Made once, as in `folding`: the relay asks these for every request of a node.
@@ -40,6 +42,16 @@ class RecordsRefused(FdnError):
 
     code = "records"
     fault = Fault.USER
+
+
+class NewAttempt(NamedTuple):
+    """An attempt to be written."""
+
+    run: str
+    attempt: int
+    order_body: bytes
+    issued: datetime
+    deadline: datetime
 
 
 class Records:
@@ -60,13 +72,17 @@ class Records:
     # Executions
 
     def create_execution(
-        self, execution: str, *, user: str, project: str, tool: str, key: str, request_json: str, runs: Sequence[tuple[str, str, str]]
-    ) -> tuple[ExecutionRow, bool]:
+        self, execution: str, *, user: str, project: str, tool: str, key: str, request_json: str, runs: Sequence[tuple[str, str, str]],
+        document: str | None = None, flow_run: str | None = None,
+    ) -> tuple[ExecutionRow, bool]:  # fmt: skip
         """Write an execution with its runs (id, task, node), or find it: then the second value is False.
 
         Another request under the same id is refused (`idempotency-conflict`).
         """
-        values = {"user": user, "project": project, "tool": tool, "key": key, "request": request_json, "created": now(), "state": OPEN}
+        values = {
+            "user": user, "project": project, "tool": tool, "key": key, "request": request_json, "created": now(), "state": OPEN,
+            "document": document, "flow_run": flow_run,
+        }  # fmt: skip
         with self._db.write() as db:
             insert = self._db.insert(executions).values(id=execution, **values).on_conflict_do_nothing()
             # not its row count, which is not told of an INSERT by every driver
@@ -88,14 +104,22 @@ class Records:
             )
         return row, created
 
-    def close_execution(self, execution: str, state: str) -> None:
-        """It ended so. A newer attempt of a run opens it again."""
+    def close_execution(self, execution: str, state: str, outcome: str | None = None) -> None:
+        """It ended so; `outcome` is a line for people. A newer attempt of a run opens it again."""
         with self._db.write() as db:
             db.execute(
                 update(executions)
                 .where(executions.c.id == execution, or_(executions.c.closed.is_(None), executions.c.state != state))
-                .values(closed=now(), state=state)
+                .values(closed=now(), state=state, outcome=outcome)
             )
+
+    def claim_execution(self, execution: str, flow_run: str) -> datetime | None:
+        """This flow run wants it from now on, and holds a process. Since when it was suspended before, or None."""
+        with self._db.write() as db:
+            of = executions.c.id == execution
+            suspended = db.scalar(select(executions.c.suspended).where(of).with_for_update())
+            db.execute(update(executions).where(of).values(flow_run=flow_run, suspended=None))
+        return suspended
 
     def execution(self, execution: str) -> ExecutionRow | None:
         """The execution, or None."""
@@ -160,6 +184,43 @@ class Records:
             raise RecordsRefused(f"run {run} is at attempt {found.attempt}, too late for {attempt}", code="stale-attempt")
         return _as(AttemptRow, row)
 
+    def add_attempts(self, new: Sequence[NewAttempt]) -> None:
+        """Write many at once, each as `add_attempt` would; those that stand already are left as they are."""
+        wanted = {one.run: one for one in new}
+        with self._db.write() as db:
+            for chunk in _chunks(list(wanted)):
+                found = db.execute(
+                    select(run_table.c.id, run_table.c.attempt, run_table.c.execution).where(run_table.c.id.in_(chunk))
+                    .order_by(run_table.c.id).with_for_update()
+                ).all()  # fmt: skip
+                fresh = [wanted[row.id] for row in found if wanted[row.id].attempt > row.attempt]
+                if not fresh:
+                    continue
+                db.execute(
+                    attempts.insert(),
+                    [one._asdict() | {"state": State.QUEUED, "state_at": one.issued, "last_number": 0} for one in fresh],
+                )
+                db.execute(
+                    update(run_table).where(run_table.c.id == bindparam("of")).values(attempt=bindparam("to"), state=State.QUEUED),
+                    [{"of": one.run, "to": one.attempt} for one in fresh],
+                )
+                of = {row.execution for row in found}
+                db.execute(update(executions).where(executions.c.id.in_(of)).values(closed=None, state=OPEN, outcome=None))
+
+    def current_attempts(self, execution: str, task: str | None = None) -> list[tuple[RunRow, AttemptRow]]:
+        """The runs of an execution, or of one task of it, each with the attempt that counts now; runs without one are left out."""
+        join = (attempts.c.run == run_table.c.id) & (attempts.c.attempt == run_table.c.attempt)
+        wanted = run_table.c.execution == execution
+        if task is not None:
+            wanted &= run_table.c.task == task
+        with self._db.read() as db:
+            rows = db.execute(
+                select(run_table, attempts).join_from(run_table, attempts, join).where(wanted).order_by(run_table.c.task, run_table.c.node)
+            ).all()
+        width = len(run_table.c)
+        names = [column.name for column in attempts.c]
+        return [(RunRow(*row[:width]), AttemptRow(**dict(zip(names, row[width:], strict=True)))) for row in rows]
+
     def attempt(self, run: str, attempt: int) -> AttemptRow | None:
         """The attempt, or None."""
         if not 0 < attempt <= LARGEST_NUMBER:
@@ -175,11 +236,19 @@ class Records:
 
     def mark_dispatched(self, run: str, attempt: int, at: datetime) -> None:
         """The broker confirmed the order; the first such moment stands."""
-        self._mark(run, attempt, attempts.c.dispatched, at)
+        self._mark([(run, attempt)], attempts.c.dispatched, at)
+
+    def mark_all_dispatched(self, sent: Sequence[tuple[str, int]], at: datetime) -> None:
+        """The same for many attempts, (run, attempt) each."""
+        self._mark(sent, attempts.c.dispatched, at)
 
     def mark_cancel_requested(self, run: str, attempt: int, at: datetime) -> None:
         """The node was, or is to be, asked to end it; the first such moment stands."""
-        self._mark(run, attempt, attempts.c.cancel_requested, at)
+        self._mark([(run, attempt)], attempts.c.cancel_requested, at)
+
+    def mark_all_cancel_requested(self, asked: Sequence[tuple[str, int]], at: datetime) -> None:
+        """The same for many attempts, (run, attempt) each."""
+        self._mark(asked, attempts.c.cancel_requested, at)
 
     def mark_lost(self, run: str, attempt: int, reason: Reason) -> AttemptRow:
         """Nothing more is expected of it; an attempt that has ended stays as it is. The attempt as it then stands."""
@@ -214,6 +283,22 @@ class Records:
     def events_of(self, run: str, attempt: int, *, after: int = 0) -> list[TaskEvent]:
         """The events of an attempt with a number above `after`, in order."""
         return [event for page in self._pages(run, attempt, after) for event in page]
+
+    def events_after(self, heard: Mapping[tuple[str, int], int]) -> list[TaskEvent]:
+        """For each (run, attempt) its events with a number above the given one, in order; those of one attempt together."""
+        found: list[TaskEvent] = []
+        for chunk in _chunks([run for run, _ in heard]):
+            with self._db.read() as db:
+                rows = db.execute(
+                    select(events.c.run, events.c.attempt, events.c.number, events.c.body)
+                    .where(events.c.run.in_(chunk)).order_by(events.c.run, events.c.attempt, events.c.number)
+                ).all()  # fmt: skip
+            found += [
+                TaskEvent.model_validate_json(row.body)
+                for row in rows
+                if row.number > heard.get((row.run, row.attempt), LARGEST_NUMBER)
+            ]  # fmt: skip
+        return found
 
     def log_lines(self, execution: str, *, node: str | None = None, after: int = 0) -> Iterator[LogLine]:
         """The log lines of the runs' current attempts, run by run; of each only events with a number above `after`."""
@@ -276,10 +361,12 @@ class Records:
             rows = db.execute(select(run_table).where(wanted).order_by(run_table.c.task, run_table.c.node))
             return [_as(RunRow, row) for row in rows]
 
-    def _mark(self, run: str, attempt: int, column: Column[Any], at: datetime) -> None:
+    def _mark(self, which: Sequence[tuple[str, int]], column: Column[Any], at: datetime) -> None:
+        if not which:
+            return
         with self._db.write() as db:
-            of = (attempts.c.run == run, attempts.c.attempt == attempt, column.is_(None))
-            db.execute(update(attempts).where(*of).values({column: at}))
+            of = (attempts.c.run == bindparam("of"), attempts.c.attempt == bindparam("number"), column.is_(None))
+            db.execute(update(attempts).where(*of).values({column: at}), [{"of": run, "number": attempt} for run, attempt in which])
 
     def _end(self, run: str, attempt: int, state: State, reason: Reason | None, *, sent: bool) -> AttemptRow:
         with self._db.write() as db:
@@ -312,6 +399,10 @@ class Records:
             if len(page) < PAGE:
                 return
             after = page[-1].number
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
 
 
 def _place(event: TaskEvent) -> tuple[str, int, int]:

@@ -28,6 +28,8 @@ class ExecutionRow:
     state: str
     #: What came of it, for people; None before it was closed.
     outcome: str | None = None
+    #: JSON text of the tool as it was when it was submitted; None for a single task.
+    document: str | None = None
     #: The Prefect flow run that wants it.
     flow_run: str | None = None
     #: Since when that flow run holds no process.

@@ -81,6 +81,7 @@ executions = Table(
     Column("closed", Moment),
     Column("state", String(20), nullable=False),
     Column("outcome", Text),
+    Column("document", Text),
     Column("flow_run", Text),
     Column("suspended", Moment),
     Index("executions_by_age", "created"),
@@ -191,6 +192,7 @@ accounts = Table(
 UPGRADES: dict[int, tuple[str, ...]] = {
     1: (
         "ALTER TABLE executions ADD COLUMN outcome TEXT",
+        "ALTER TABLE executions ADD COLUMN document TEXT",
         "ALTER TABLE executions ADD COLUMN flow_run TEXT",
         "ALTER TABLE executions ADD COLUMN suspended {moment}",
         "ALTER TABLE nodes ADD COLUMN document TEXT",
