@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from fdn_worker.errors import SettingsError, SystemFault
+from storage import accounts
 from storage.schema import SCHEMA_VERSION, UPGRADES, metadata, schema_version
 
 #: Seconds that a writer waits for another one.
@@ -84,6 +85,8 @@ class Database:
                 for older in range(version, SCHEMA_VERSION):
                     for statement in UPGRADES[older]:
                         connection.execute(text(statement.format(moment=dialect.moment)))
+                if version < 2:
+                    accounts.fill(connection)
                 connection.execute(schema_version.update().values(version=SCHEMA_VERSION))
             elif version > SCHEMA_VERSION:
                 raise SettingsError(

@@ -10,6 +10,8 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, select, update
 
 from fdn_worker.protocol import IllegalTransition, Reason, Report, State, TaskEvent, advance
+from storage import accounts
+from storage.accounts import without_nul
 from storage.schema import LARGEST_NUMBER, attempts, runs
 
 log = logging.getLogger(__name__)
@@ -89,21 +91,20 @@ def fold(db: Connection, row: Standing, events: Sequence[TaskEvent]) -> None:
 def set_state(
     db: Connection, row: Standing, state: State, at: datetime, reason: Reason | None, report: Report | None, last_number: int
 ) -> None:
-    """Write an attempt's new state; the run has it too if this is its current attempt."""
+    """Write an attempt's new state, and its account if that is an end; the run has it too if this is its current attempt."""
     db.execute(
         _SET_ATTEMPT,
         {
             "of_run": row.run, "of_attempt": row.attempt, "state": state, "state_at": at, "last_number": last_number,
-            "reason_code": _clean(reason.code) if reason else None,
+            "reason_code": without_nul(reason.code) if reason else None,
             "reason_fault": reason.fault.value if reason else None,
-            "reason_message": _clean(reason.message) if reason else None,
+            "reason_message": without_nul(reason.message) if reason else None,
             "report": report.model_dump_json() if report else None,
         },
     )  # fmt: skip
     if row.attempt == row.current:
         db.execute(_SET_RUN, {"of_run": row.run, "state": state})
-
-
-def _clean(words: str) -> str:
-    """PostgreSQL takes no NUL in a text, and one from a node must not stop all events."""
-    return words.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if state.terminal:
+        accounts.write(db, row.run, row.attempt, state, at, reason, report)
+    elif row.state is State.LOST:
+        accounts.take_back(db, row.run, row.attempt)

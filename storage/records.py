@@ -69,6 +69,11 @@ class Records:
         """Let go of connections."""
         self._db.close()
 
+    @property
+    def database(self) -> Database:
+        """For those that go over all rows: reports and retention."""
+        return self._db
+
     # Executions
 
     def create_execution(

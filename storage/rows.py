@@ -34,6 +34,10 @@ class ExecutionRow:
     flow_run: str | None = None
     #: Since when that flow run holds no process.
     suspended: datetime | None = None
+    #: Since when the objects of the attempts issued before are gone, by retention.
+    cleaned: datetime | None = None
+    #: Since when the store has none of them left; None after `cleaned` means that there may be some.
+    swept: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from fdn_worker.protocol.names import execution_id, run_id
 from storage import database
 from storage.database import RecordsUnavailable
 from storage.records import OPEN, Records, RecordsRefused
+from storage.schema import SCHEMA_VERSION
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
 REASON = Reason(code="lost", fault=Fault.INFRASTRUCTURE, message="silent")
@@ -530,5 +531,5 @@ def test_a_server_that_is_away_is_named_without_its_password() -> None:
 
 def test_records_of_a_later_schema_are_refused(url: str, records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "SCHEMA_VERSION", 0)
-    with pytest.raises(SettingsError, match="have schema version 1, this program has 0"):
+    with pytest.raises(SettingsError, match=f"have schema version {SCHEMA_VERSION}, this program has 0"):
         Records.open(url)
