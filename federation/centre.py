@@ -5,20 +5,23 @@ Each step may be taken again: ids are derived, what was written stands, and the 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from fdn_worker.brokers import Binding, Broker, Queue, connect
-from fdn_worker.errors import Fault, FdnError
+from fdn_worker.brokers.lanes import Lanes
+from fdn_worker.errors import Fault, FdnError, Unroutable
 from fdn_worker.protocol import ControlRequest, InputFile, Reason, Signer, State, TaskOrder, decode, now, pack
 from fdn_worker.protocol.envelope import payload_of
 from fdn_worker.protocol.names import EXECUTIONS, command_queue, control_queue, execution_id, execution_queue, run_id
+from federation.nearest import unknown
 from federation.relay import Relay
 from federation.request import BadRequest, TaskRequest
 from federation.settings import CentreSettings
@@ -27,6 +30,8 @@ from storage.objects import ObjectStore, open_store
 from storage.records import AttemptRow, Records
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds without a consumer after which a follower's queue goes away: the records have what it would have held.
 FOLLOWER_EXPIRES = 3600.0
@@ -60,6 +65,7 @@ class Centre:
     def __init__(self, settings: CentreSettings, broker: Broker, store: ObjectStore, records: Records, signer: Signer) -> None:
         self.settings, self.broker, self.store, self.records, self.signer = settings, broker, store, records, signer
         self._relay: Relay | None = None
+        self._lanes = Lanes("centre-lane")
         self._lock = threading.Lock()
 
     @classmethod
@@ -119,16 +125,20 @@ class Centre:
 
     def check(self, request: TaskRequest, key: str = "") -> TaskOrder:
         """The first order of the request, or the error that it would meet. Nothing is stored or sent."""
-        row = self.records.node(request.node)
-        if row is None or row.retired is not None:
-            known = [node.name for node in self.records.nodes() if node.retired is None]
-            near = difflib.get_close_matches(request.node, known, n=3) or sorted(known)[:5]
-            remedy = f"enrolled are: {', '.join(sorted(near))}" if near else "enrol it: `fem nodes enrol`"
-            raise NodeUnknown(f"node {request.node!r} is not enrolled", remedy=remedy)
+        self.enrolled([request.node])
         execution = execution_id(request.user, key)
         run = run_id(execution, request.task, request.node)
-        files = [_described(request.task, execution, name, path) for name, path in request.files().items()]
+        files = [described(request.task, execution, name, path) for name, path in request.files().items()]
         return request.order(execution, run, 1, tuple(files), now())
+
+    def enrolled(self, nodes: Sequence[str]) -> None:
+        """Raise NodeUnknown for the first of these that is not enrolled."""
+        known = {row.name for row in self.records.nodes() if row.retired is None}
+        for node in nodes:
+            if node not in known:
+                raise NodeUnknown(
+                    f"node {node!r} is not enrolled", remedy=unknown(node, known, "enrolled are") or "enrol it: `fem nodes enrol`"
+                )
 
     def _first(self, request: TaskRequest, key: str, execution: UUID, run: UUID) -> None:
         order = self.check(request, key)
@@ -159,12 +169,12 @@ class Centre:
             str(order.run), order.attempt, order_body=pack(order, self.signer), issued=order.issued, deadline=order.deadline
         )  # fmt: skip
 
-    def order_again(self, run: UUID, attempt: int) -> None:
-        """Write the order of the next attempt: as the last one, with a deadline as far away."""
+    def order_again(self, run: UUID, attempt: int, **changes: Any) -> None:
+        """Write the order of the next attempt: as the last one but for `changes`, with a deadline as far away."""
         last = self.order(run, attempt - 1)
         issued = now()
         deadline = issued + (last.deadline - last.issued)
-        self._write(last.model_copy(update={"attempt": attempt, "issued": issued, "deadline": deadline}))
+        self._write(last.model_copy(update={"attempt": attempt, "issued": issued, "deadline": deadline, **changes}))
 
     def order(self, run: UUID, attempt: int) -> TaskOrder:
         """The order of an attempt, as it was or will be sent."""
@@ -196,6 +206,28 @@ class Centre:
         self.records.mark_dispatched(str(submission.run), submission.attempt, now())
         return True
 
+    def dispatch_all(self, submissions: Sequence[Submission], execution: UUID) -> int:
+        """Send the orders of these runs of an execution, each once, side by side; how many were sent. What was sent is recorded even if one fails."""
+        rows = {row.run: row for _, row in self.records.current_attempts(str(execution))}
+        due = [(one, rows[str(one.run)]) for one in submissions if str(one.run) in rows]
+        due = [(one, row) for one, row in due if row.dispatched is None and not State(row.state).terminal and row.attempt == one.attempt]
+        sent: list[tuple[str, int]] = []
+
+        def send(pair: tuple[Submission, AttemptRow]) -> None:
+            one, row = pair
+            self.broker.publish(row.order_body, key=command_queue(one.node), message_id=f"{one.run}.{one.attempt}")
+            sent.append((row.run, row.attempt))
+
+        try:
+            self.side_by_side(due, send)
+        finally:
+            self.records.mark_all_dispatched(sent, now())
+        return len(sent)
+
+    def side_by_side(self, items: Sequence[T], handle: Callable[[T], None]) -> None:
+        """Handle each, several at a time; the first error is raised once the others have ended."""
+        self._lanes.run(items, lambda item: str(id(item)), handle)
+
     def listen(self, execution: UUID, follower: str = "wait") -> str:
         """Have a queue that gets the execution's events; its name."""
         self.ensure_relay()
@@ -207,29 +239,38 @@ class Centre:
 
     def control(self, run: UUID, attempt: int, action: str, why: str = "") -> None:
         """Ask the node of an attempt to cancel it, or to report its state."""
-        order = self.order(run, attempt)
+        self._control(self.order(run, attempt), action, why)
+
+    def _control(self, order: TaskOrder, action: str, why: str) -> None:
         # A tombstone must outlive the order that it waits for.
         deadline = max(order.deadline, now() + timedelta(hours=1))
         request = ControlRequest(
-            request=uuid4(), action=action, execution=order.execution, task=order.task, node=order.node, run=run,
-            attempt=attempt, issued=now(), deadline=deadline, why=why,
+            request=uuid4(), action=action, execution=order.execution, task=order.task, node=order.node, run=order.run,
+            attempt=order.attempt, issued=now(), deadline=deadline, why=why,
         )  # fmt: skip
         self.broker.publish(pack(request, self.signer), key=control_queue(order.node), message_id=request.message_id)
 
-    def cancel(self, execution: UUID, why: str) -> list[UUID]:
-        """Ask every node of the execution to end what it has; the runs that were asked for. Idempotent."""
-        asked = []
-        for row in self.records.runs_of(str(execution)):
-            if State(row.state).terminal:
-                continue
-            attempt = self.attempt(UUID(row.id), row.attempt)
-            if attempt.dispatched is None:
-                self.records.end_undispatched(row.id, row.attempt, State.CANCELLED)
-            else:
-                self.records.mark_cancel_requested(row.id, row.attempt, now())
-                self.control(UUID(row.id), row.attempt, "cancel", why)
-            asked.append(UUID(row.id))
-        return asked
+    def cancel(self, execution: UUID, why: str, *, task: str | None = None) -> list[UUID]:
+        """Ask every node of the execution, or of one task of it, to end what it has; the runs that were asked for. Idempotent."""
+        live = [row for _, row in self.records.current_attempts(str(execution), task) if not State(row.state).terminal]
+        for row in live:
+            if row.dispatched is None:
+                self.records.end_undispatched(row.run, row.attempt, State.CANCELLED)
+        sent = [row for row in live if row.dispatched is not None]
+        self.records.mark_all_cancel_requested([(row.run, row.attempt) for row in sent], now())
+
+        def ask(row: AttemptRow) -> None:
+            order = decode(payload_of(row.order_body))
+            assert isinstance(order, TaskOrder)
+            try:
+                self._control(order, "cancel", why)
+            except Unroutable:
+                # The node was retired: it ends nothing any more, and nobody is to wait for its word.
+                log.warning("no cancel for %s: node %s is retired", order.name, order.node, extra={"action": "cancel-unroutable"})
+                self.lose(Submission(order.execution, order.run, order.task, order.node, order.attempt), f"node {order.node} is retired")
+
+        self.side_by_side(sent, ask)
+        return [UUID(row.run) for row in live]
 
     def lose(self, submission: Submission, message: str) -> None:
         """Nothing more is expected of the attempt; a later word of the node still counts."""
@@ -237,7 +278,8 @@ class Centre:
         self.records.mark_lost(str(submission.run), submission.attempt, reason)
 
 
-def _described(task: str, execution: UUID, name: str, path: Path) -> InputFile:
+def described(task: str, execution: UUID, name: str, path: Path) -> InputFile:
+    """An input of the submitter's machine, hashed, with the key that it is to have in the store."""
     try:
         with path.open("rb") as source:
             digest = hashlib.file_digest(source, "sha256").hexdigest()

@@ -30,6 +30,15 @@ class NodePresence(BaseModel):
     datasets: tuple[str, ...] = ()
     accepting: bool = False
     problems: tuple[str, ...] = ()
+    cpus: float = 0.0
+    memory: int = 0
+    gpus: int = 0
+    disk_free: int = 0
+    images: tuple[str, ...] = ()
+    #: Where others reach servers there; "" where nobody can.
+    address: str = ""
+    #: Attempts that are there now.
+    present: int = 0
 
 
 def presence(records: Records) -> list[NodePresence]:
@@ -46,7 +55,8 @@ def presence(records: Records) -> list[NodePresence]:
             NodePresence(
                 name=row.name, display_name=row.display_name, presence=judged(row.last_seen, beat.interval, now()), last_seen=row.last_seen,
                 version=beat.worker_version, slots=beat.slots, slots_free=beat.slots_free, launchers=beat.launchers, datasets=beat.datasets,
-                accepting=beat.accepting, problems=beat.problems,
+                accepting=beat.accepting, problems=beat.problems, cpus=beat.cpus, memory=beat.memory, gpus=beat.gpus,
+                disk_free=beat.disk_free, images=beat.images, address=beat.address, present=len(beat.present),
             )
         )  # fmt: skip
     return found

@@ -11,21 +11,16 @@ import random
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
-from uuid import UUID
 
-import httpx
-from prefect import flow, get_client, get_run_logger, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.objects import State as PrefectState
 from prefect.runtime import flow_run as current
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
-from fdn_worker.errors import Fault, SystemFault
+from fdn_worker.errors import Fault
 from fdn_worker.protocol import State
-from fdn_worker.protocol.names import execution_id
 from federation import waiting
 from federation.centre import Centre, Submission
 from federation.request import TaskRequest, build
@@ -33,35 +28,16 @@ from federation.results import NotSucceeded, TaskResult, links
 from federation.results import stage_out as check_and_close
 from flows import connection
 from flows.report import markdown
-
-#: Seconds that a cancelled flow waits for the node's confirmation.
-CONFIRM_SECONDS = 15.0
-#: Tries of a step that may be taken again, and the mean pause between them, in seconds.
-TRIES, PAUSE = 3, 2.0
-
-#: Flow runs that began in this process: what comes again here is an automatic retry.
-_begun: set[str] = set()
+from flows.steps import CONFIRM_SECONDS, PAUSE, STEP, begun_before, cancel_at_nodes, give_name, plain
 
 
-def _may_pass(_task: Any, _run: Any, state: PrefectState[Any]) -> bool:
-    """Only a fault of the infrastructure that may pass is worth another try."""
-    error = state.data  # the exception itself; `result()` would be a coroutine here
-    return isinstance(error, SystemFault) and error.retryable
-
-
-_step: dict[str, Any] = {
-    "cache_policy": NO_CACHE, "persist_result": False, "retries": TRIES, "retry_delay_seconds": PAUSE, "retry_jitter_factor": 1.0,
-    "retry_condition_fn": _may_pass,
-}  # fmt: skip
-
-
-@task(name="stage-in", **_step)
+@task(name="stage-in", **STEP)
 async def stage_in(request: TaskRequest, key: str, new_attempt: bool) -> Submission:
     """Inputs into the store, execution and order into the records. Nothing is sent."""
     return await asyncio.to_thread(connection.centre().stage_in, request, key, new_attempt=new_attempt)
 
 
-@task(name="dispatch", **_step)
+@task(name="dispatch", **STEP)
 async def dispatch(submission: Submission) -> Submission:
     """The order to the node, once."""
     sent = await asyncio.to_thread(connection.centre().dispatch, submission)
@@ -73,7 +49,7 @@ async def dispatch(submission: Submission) -> Submission:
     return submission
 
 
-@task(name="wait", **_step)
+@task(name="wait", **STEP)
 async def wait(submission: Submission) -> State:
     """The node's events until the last one; the task's log lines go into this run's log."""
     logger, state = get_run_logger(), State.QUEUED
@@ -88,7 +64,7 @@ async def wait(submission: Submission) -> State:
     return state
 
 
-@task(name="stage-out", **_step)
+@task(name="stage-out", **STEP)
 async def stage_out(submission: Submission) -> TaskResult:
     """The manifest checked against the store, the record closed, the account left as an artifact."""
     centre = connection.centre()
@@ -97,23 +73,8 @@ async def stage_out(submission: Submission) -> TaskResult:
     return result
 
 
-async def _give_name(name: str) -> None:
-    """Name the flow run while its steps go on; Prefect's own `flow_run_name` holds them up by some 40 ms of its server's."""
-    try:
-        async with get_client() as client:
-            await client.set_flow_run_name(UUID(current.id), name)
-    except httpx.HTTPError as error:
-        get_run_logger().warning("this run keeps its random name: %s", error)
-
-
-def cancel_at_node(flow: Any, flow_run: FlowRun, state: PrefectState[Any]) -> None:  # noqa: ARG001 (Prefect names them)
-    """The hook: whatever process of Prefect's notices a cancelled or crashed run, the node is told."""
-    key = flow_run.parameters.get("idempotency_key") or str(flow_run.id)
-    connection.centre().cancel(execution_id(flow_run.parameters.get("user") or "", key), "the flow run was cancelled")
-
-
 @flow(
-    name="federated-task", on_cancellation=[cancel_at_node], persist_result=False, validate_parameters=True,
+    name="federated-task", on_cancellation=[cancel_at_nodes], persist_result=False, validate_parameters=True,
 )  # fmt: skip
 async def federated_task(
     node: str,
@@ -172,9 +133,9 @@ async def federated_task(
         tool: Name of the tool.
         idempotency_key: A second submission with it is the first one; empty takes this flow run's id.
     """
-    fields = {name: value for name, value in locals().items() if value not in ("", None)}
+    fields = plain(**locals())
     key = fields.pop("idempotency_key", current.id)
-    naming = asyncio.create_task(_give_name(f"{tool or argv[0].rpartition('/')[2]} at {node}"))
+    naming = asyncio.create_task(give_name(f"{tool or argv[0].rpartition('/')[2]} at {node}"))
     try:
         return await _steps(build(TaskRequest, **fields), key)
     finally:
@@ -183,9 +144,7 @@ async def federated_task(
 
 async def _steps(request: TaskRequest, key: str) -> PrefectState[Any]:
     """The four tasks; the middle two again for each further attempt."""
-    again = current.run_count > 1 and current.id not in _begun
-    _begun.add(current.id)
-    submission = await stage_in(request, key, again)
+    submission = await stage_in(request, key, begun_before())
     try:
         while True:
             await dispatch(submission)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from fdn_worker.brokers import Handler, Subscription
 from fdn_worker.protocol import ControlRequest, Heartbeat, Present, State, TaskEvent, now, pack, unpack
 from fdn_worker.protocol.envelope import Signer, payload_of
-from fdn_worker.protocol.names import EXECUTIONS, control_queue, execution_queue
+from fdn_worker.protocol.names import EXECUTIONS, control_queue, execution_queue, run_id
 from federation import waiting
 from federation.centre import Centre, Submission
-from federation.request import TaskRequest
-from federation.waiting import Fold, events
+from federation.request import BadRequest, TaskRequest
+from federation.waiting import Fold, Followed, Watch, events
 from tests.unit.helpers import OPEN, an_event, an_id, an_order
 
 ORDER = an_order()
@@ -190,15 +190,71 @@ async def test_a_silent_node_is_asked(centre: Centre, asked: Asked) -> None:
     assert (first.action, first.run, first.attempt, first.why) == ("report", submission.run, 1, "silent for three heartbeats")
 
 
-def test_a_node_speaks_of_a_run_by_its_heartbeats(centre: Centre) -> None:
+async def test_a_node_whose_fresh_heartbeats_name_the_run_is_not_asked(centre: Centre) -> None:
     submission = submit(centre)
-    assert not waiting._speaks_of(centre, "site-a", submission.run)
+    followed = Followed(submission, now(), 1.0)
+    watch = Watch(centre, submission.execution)
+    assert watch._unspoken([followed]) == [followed]
     beat(centre, 60.0, submission.run)
-    assert waiting._speaks_of(centre, "site-a", submission.run)
-    assert not waiting._speaks_of(centre, "site-a", an_id(5))
-    assert not waiting._speaks_of(centre, "site-b", submission.run)
+    assert watch._unspoken([followed]) == []
+    beat(centre, 60.0, an_id(5))
+    assert watch._unspoken([followed]) == [followed]
     beat(centre, 1e-9, submission.run)
-    assert not waiting._speaks_of(centre, "site-a", submission.run)
+    assert watch._unspoken([followed]) == [followed]
+
+
+async def test_a_node_that_stays_away_is_asked_less_and_less_often(centre: Centre, asked: Asked) -> None:
+    submission = submit(centre)
+    beat(centre, 0.01)
+    async with Watch(centre, submission.execution) as watch:
+        await watch.add([submission])
+        [followed] = watch.open
+        while len(asked.requests) < 4:
+            await watch.next()
+        assert followed.asked == 4
+        assert followed.patience(centre) > 0.03 * 8
+        pass_on(centre, history(centre, submission)[0])
+        while followed.asked:
+            await watch.next()
+        assert followed.state is State.ACCEPTED
+
+
+async def test_many_attempts_are_followed_on_one_queue_and_more_may_join(centre: Centre, cancelled: list[str]) -> None:
+    first = submit(centre)
+    second = replace(first, run=run_id(first.execution, "other", "site-a"), task="other")
+    order = centre.order(first.run, 1).model_copy(update={"task": "other", "run": second.run})
+    said, later = history(centre, first), [an_event(order, number, state=state) for number, state in enumerate(STATES, 1)]
+    found: list[TaskEvent] = []
+    async with asyncio.timeout(20), Watch(centre, first.execution) as watch:
+        await watch.add([first])
+        pass_on(centre, *said[:2])
+        while len(found) < 2:
+            found += await watch.next()
+        await watch.look()
+        assert await watch.next() == []
+        with pytest.raises(BadRequest):
+            await watch.add([second])
+        pass_on(centre, *later[:1], *said[2:])
+        while watch.open:
+            found += await watch.next()
+        assert await watch.next() == []
+    assert found == said
+    assert cancelled == [execution_queue(first.execution)]
+
+
+async def test_an_attempt_that_a_newer_one_fenced_off_is_not_waited_for(centre: Centre) -> None:
+    submission = submit(centre)
+    beat(centre, 0.01)
+    centre.order_again(submission.run, 2)
+    assert await heard(centre, submission) == []
+
+
+async def test_next_comes_back_when_time_is_up(centre: Centre) -> None:
+    submission = submit(centre)
+    async with asyncio.timeout(20), Watch(centre, submission.execution) as watch:
+        await watch.add([submission])
+        assert await watch.next(within=0.01) == []
+        assert watch.open
 
 
 async def test_past_the_deadline_it_is_cancelled_and_then_lost(centre: Centre, asked: Asked) -> None:
