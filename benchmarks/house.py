@@ -134,7 +134,7 @@ def house(
     name = f"bench-{uuid.uuid4().hex[:10]}"
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"fem-{name}-")))
-        broker_url = stack.enter_context(_virtual_host(services, name)) if broker == "rabbitmq" else ""
+        broker_url = stack.enter_context(virtual_host(services, name)) if broker == "rabbitmq" else ""
         store_url = stack.enter_context(_bucket(services, name)) if store == "minio" else ""
         of_docker: Mapping[str, Any] = {"docker_host": services.docker_host, "pull_policy": "never"}
         federation = LocalFederation(
@@ -154,7 +154,7 @@ def house(
 
 
 @contextmanager
-def _virtual_host(services: Services, name: str) -> Iterator[str]:
+def virtual_host(services: Services, name: str) -> Iterator[str]:
     """A virtual host of its own: the centre's inbox has one name in each."""
     _manage(services, "PUT", f"vhosts/{name}")
     try:

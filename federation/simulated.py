@@ -1,7 +1,7 @@
 """Simulated nodes: they take orders from a real broker and answer as a worker would, but run nothing.
 
-For tests and benchmarks of a centre with hundreds of nodes: `python -m federation.simulated BROKER NODE...`, or the
-class in a process that has other things to do.
+For tests and benchmarks of a centre with hundreds of nodes: `python -m federation.simulated BROKER KEYS`, or the class
+in a process that has other things to do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from uuid import UUID, uuid4
 
 from fdn_worker import __version__
@@ -184,11 +185,14 @@ class SimulatedNodes:
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, or until standard input is closed."""
+    """`BROKER KEYS` and a node's name on each line of standard input: serve until SIGTERM or SIGINT. KEYS is a folder with NODE.key, or -."""
+    broker, keys = sys.argv[1:]
+    nodes = sys.stdin.read().split()
+    signers = {node: Signer() if keys == "-" else Signer.load(node, Path(keys) / f"{node}.key") for node in nodes}
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with SimulatedNodes(sys.argv[1], sys.argv[2:]):
+    with SimulatedNodes(broker, nodes, signer=signers.__getitem__):
         sys.stdout.write("up\n")
         sys.stdout.flush()
         stop.wait()

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import getpass
 import sys
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
+import typer.core
 
-from flows import cli_nodes, cli_records
+from flows import cli_nodes, cli_records, cli_tool_run
 
 if TYPE_CHECKING:
     from fdn_worker.errors import FdnError
     from federation.results import TaskResult
 
+#: Where a command line keeps what stands after `--`.
+COMMAND = "fem.command"
 SUCCEEDED, FAILED, USAGE, INFRASTRUCTURE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 app = typer.Typer(
@@ -39,61 +44,111 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
     pass
 
 
-@app.command()
+class ToolOrCommand(typer.core.TyperCommand):
+    """What stands after `--` is a command, and never taken for the tool's name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            ctx.meta[COMMAND] = args[args.index("--") + 1 :]
+            args = args[: args.index("--")]
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=ToolOrCommand)
 def run(
-    argv: Annotated[list[str], typer.Argument(help="The command, after --.", metavar="-- COMMAND")],
-    node: Annotated[str, typer.Option("--node", "-n", help="The node to run at.")],
-    image: Annotated[str | None, typer.Option("--image", "-i", help="Container image, name:tag.")] = None,
-    image_digest: Annotated[str | None, typer.Option(help="sha256:..., to insist on these bytes.")] = None,
-    launcher: Annotated[str | None, typer.Option(help="docker or process; the node's own choice if left out.")] = None,
-    input_: Annotated[list[str] | None, typer.Option("--input", help="A file, or NAME=FILE; at $INPUT_PATH.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="A dataset of the node; at $DATA_PATH/NAME.")] = None,
-    output: Annotated[list[str] | None, typer.Option("--output", "-o", help="Pattern of files below $SANDBOX_PATH to send back.")] = None,
-    env: Annotated[list[str] | None, typer.Option("--env", "-e", help="NAME=VALUE.")] = None,
-    cpus: Annotated[float, typer.Option(help="Processors.")] = 1.0,
-    memory: Annotated[str, typer.Option(help="Such as 512MiB or 2GB.")] = "1GiB",
-    gpus: Annotated[int, typer.Option(help="GPUs.")] = 0,
-    disk: Annotated[str, typer.Option(help="Size of the sandbox.")] = "1GiB",
-    network: Annotated[bool, typer.Option("--network", help="Ask for the network; the node decides.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds from start to end by force.")] = 3600.0,
+    context: typer.Context,
+    tool: Annotated[
+        str | None, typer.Argument(help="A tool's name, or its file; or a command after --.", metavar="TOOL | -- COMMAND")
+    ] = None,
+    node: cli_tool_run.Nodes = None,
+    server_node: cli_tool_run.ServerNode = None,
+    arg: cli_tool_run.Arguments = None,
+    args: cli_tool_run.ArgumentsFile = None,
+    input_: cli_tool_run.Inputs = None,
+    quorum: cli_tool_run.Quorum = "all",
+    on_node_offline: cli_tool_run.OnOffline = "wait",
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End the rest once the quorum cannot be reached.")] = False,
+    max_parallel: Annotated[int | None, typer.Option(help="Nodes at once; all, if left out.")] = None,
+    image: Annotated[str | None, typer.Option("--image", "-i", help="Of a command: container image, name:tag.")] = None,
+    image_digest: Annotated[str | None, typer.Option(help="Of a command: sha256:..., to insist on these bytes.")] = None,
+    launcher: Annotated[str | None, typer.Option(help="Of a command: docker or process; the node's choice if left out.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Of a command: a dataset; at $DATA_PATH/NAME.")] = None,
+    output: Annotated[list[str] | None, typer.Option("--output", "-o", help="Of a command: pattern of files to send back.")] = None,
+    env: Annotated[list[str] | None, typer.Option("--env", "-e", help="Of a command: NAME=VALUE.")] = None,
+    cpus: Annotated[float | None, typer.Option(help="Of a command: processors.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Of a command: such as 512MiB or 2GB.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="Of a command: GPUs.")] = None,
+    disk: Annotated[str | None, typer.Option(help="Of a command: size of the sandbox.")] = None,
+    network: Annotated[bool, typer.Option("--network", help="Of a command: ask for the network; the node decides.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Of a command: seconds from start to end by force.")] = None,
+    repository: Annotated[str | None, typer.Option(help="Of a command: https:// Git repository, at $SOURCE_PATH.")] = None,
+    commit: Annotated[str | None, typer.Option(help="Of a command: its commit.")] = None,
     deadline: Annotated[str | None, typer.Option(help="Moment by which it must end: 2030-01-31T12:00:00+01:00.")] = None,
-    repository: Annotated[str | None, typer.Option(help="https:// Git repository, at $SOURCE_PATH.")] = None,
-    commit: Annotated[str | None, typer.Option(help="Its commit.")] = None,
     retries: Annotated[int, typer.Option(help="New attempts after faults of the infrastructure.")] = 0,
-    user: Annotated[str | None, typer.Option(help="For whom; you, if left out.")] = None,
-    project: Annotated[str, typer.Option(help="For what.")] = "",
+    user: cli_tool_run.User = None,
+    project: cli_tool_run.Project = "",
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key: a second run with it is the first one.")] = None,
     json: Annotated[bool, typer.Option("--json", help="The result as JSON, and nothing else.")] = False,
 ) -> None:
-    """Run a command at a node, and follow it. Ctrl-C asks the node to cancel.
+    """Run a tool at nodes, or a command at one, and follow it. Ctrl-C asks the nodes to cancel.
 
-    Example: fem run --node site-a --image python:3.11 --dataset census --output '*.csv' -- python $SOURCE_PATH/main.py
+    Examples: fem run data-summary --node all --arg dataset=census
+    | fem run --node site-a --image python:3.11 --dataset census --output '*.csv' -- python $SOURCE_PATH/main.py
     """
     import os
 
-    fields: dict[str, Any] = {
-        "node": node, "argv": argv, "image": image, "image_digest": image_digest, "launcher": launcher, "inputs": input_, "datasets": dataset,
-        "outputs": output, "environment": _pairs(env or []), "cpus": cpus, "memory": memory, "gpus": gpus, "disk": disk, "network": network,
-        "timeout": timeout, "deadline": deadline, "repository": repository, "commit": commit, "retries": retries,
-        "user": getpass.getuser() if user is None else user, "project": project,
+    command: list[str] | None = context.meta.get(COMMAND)
+    if (tool is None) == (command is None):
+        raise typer.BadParameter("name a tool, or give a command after --, one of the two")
+    common: dict[str, Any] = {"deadline": deadline, "retries": retries, "project": project}
+    of_command = {
+        "image": image, "image_digest": image_digest, "launcher": launcher, "datasets": dataset, "outputs": output,
+        "environment": _pairs(env or []) or None, "cpus": cpus, "memory": memory, "gpus": gpus, "disk": disk, "network": network or None,
+        "timeout": timeout, "repository": repository, "commit": commit,
     }  # fmt: skip
     # What is wrong is told before Prefect is even imported.
-    from federation.request import TaskRequest, build
-    from flows import connection
+    if tool is not None:
+        if told := sorted(name for name, value in of_command.items() if value is not None):
+            raise typer.BadParameter(f"{', '.join(told)}: a tool says that itself; it is for a command after --")
+        asked = cli_tool_run.submission(
+            tool, node or [], arg or [], args, server_node=server_node, inputs=tuple(input_ or ()), quorum=quorum,
+            on_node_offline=on_node_offline, fail_fast=fail_fast, max_parallel=max_parallel, user=user, **common,
+        )  # fmt: skip
+        cli_tool_run.make_plan(asked).check()
+        _quiet_prefect(os.environ)
+        from flows.cli_run import submit_tool
 
-    fields = {name: value for name, value in fields.items() if value is not None}
-    connection.centre().check(build(TaskRequest, **fields))
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    from flows.cli_run import submit
+        outcome = submit_tool(asked, key or "", quiet=json)
+        code = cli_tool_run.exit_code(outcome)
+    else:
+        from federation.request import TaskRequest, build
+        from flows import connection
 
-    outcome = submit(fields | {"idempotency_key": key or ""}, quiet=json)
+        if not node or len(node) > 1:
+            raise typer.BadParameter("a command runs at one node: --node NODE (a tool runs at many)")
+        fields = common | of_command | {
+            "node": node[0], "argv": command, "inputs": input_, "user": getpass.getuser() if user is None else user,
+        }  # fmt: skip
+        fields = {name: value for name, value in fields.items() if value is not None}
+        connection.centre().check(build(TaskRequest, **fields))
+        _quiet_prefect(os.environ)
+        from flows.cli_run import submit
+
+        single = submit(fields | {"idempotency_key": key or ""}, quiet=json)
+        outcome, code = single, exit_code(single)
     if json:
         typer.echo(outcome.model_dump_json(indent=2))
-    raise typer.Exit(exit_code(outcome))
+    raise typer.Exit(code)
+
+
+def _quiet_prefect(environ: MutableMapping[str, str]) -> None:
+    """Before Prefect is imported."""
+    environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 
 # After `run`, so that it stands first in the help.
+cli_tool_run.add_to(app)
 cli_records.add_to(app)
 cli_nodes.add_to(app)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from prefect import tags
@@ -15,12 +15,18 @@ from rich.table import Table
 
 from fdn_worker.errors import FdnError, SystemFault
 from fdn_worker.protocol import TaskEvent
+from federation.execution import ExecutionResult, NotCompleted
 from federation.results import NotSucceeded, TaskResult
+from federation.tool_request import ToolRequest
 from flows import connection
+from flows.execute_tool import execute_tool
 from flows.federated_task import federated_task
 from flows.report import human
 
 COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "REJECTED": "red", "LOST": "red", "CANCELLED": "yellow"}
+
+
+Result = TypeVar("Result", TaskResult, ExecutionResult)
 
 
 def submit(fields: dict[str, Any], *, quiet: bool) -> TaskResult:
@@ -28,26 +34,46 @@ def submit(fields: dict[str, Any], *, quiet: bool) -> TaskResult:
     console = Console(stderr=True, quiet=quiet, highlight=False)
     connection.watcher = lambda event: _show(event, console)
     with console.status("starting ..."):
-        state = asyncio.run(_flow_run(fields))
-    outcome = state.result(raise_on_failure=False)
-    if isinstance(outcome, NotSucceeded):
-        outcome = outcome.result
-    if isinstance(outcome, FdnError):
-        raise outcome
-    if not isinstance(outcome, TaskResult):
-        if state.is_cancelled() or state.is_crashed():
-            typer.echo(f"fem: {state.message}", err=True)
-            sys.exit(130)
-        raise SystemFault(f"the flow ended {state.name}: {state.message}", remedy="see its log in the Prefect UI")
+        state = asyncio.run(_flow_run(federated_task, fields, f"node:{fields['node']}"))
+    outcome = _outcome(state, TaskResult)
     if not quiet:
         show_result(outcome, console)
     return outcome
 
 
-async def _flow_run(fields: dict[str, Any]) -> State[Any]:
-    with tags("federation", f"node:{fields['node']}"):
-        state: State[Any] = await federated_task(**fields, return_state=True)
+def submit_tool(asked: ToolRequest, key: str, *, quiet: bool) -> ExecutionResult:
+    """The same for a tool at many nodes."""
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    connection.watcher = lambda event: _show(event, console)
+    given = {name: value for name, value in asked.model_dump().items() if value is not None}
+    fields = given | {"nodes": list(asked.nodes), "inputs": list(asked.inputs), "quorum": str(asked.quorum), "idempotency_key": key}
+    with console.status("starting ..."):
+        state = asyncio.run(_flow_run(execute_tool, fields, f"tool:{asked.tool}"))
+    outcome = _outcome(state, ExecutionResult)
+    if not quiet:
+        show_execution(outcome, console)
+    return outcome
+
+
+async def _flow_run(of: Any, fields: dict[str, Any], tag: str) -> State[Any]:
+    with tags("federation", tag):
+        state: State[Any] = await of(**fields, return_state=True)
     return state
+
+
+def _outcome(state: State[Any], kind: type[Result]) -> Result:
+    """What the flow came to; its errors are raised."""
+    outcome = state.result(raise_on_failure=False)
+    if isinstance(outcome, NotSucceeded | NotCompleted):
+        outcome = outcome.result
+    if isinstance(outcome, FdnError):
+        raise outcome
+    if not isinstance(outcome, kind):
+        if state.is_cancelled() or state.is_crashed():
+            typer.echo(f"fem: {state.message}", err=True)
+            sys.exit(130)
+        raise SystemFault(f"the flow ended {state.name}: {state.message}", remedy="see its log in the Prefect UI")
+    return outcome
 
 
 def _show(event: TaskEvent, console: Console) -> None:
@@ -70,4 +96,18 @@ def show_result(result: TaskResult, console: Console) -> None:
         console.print(f"{usage.cpu_seconds:.2f} CPU seconds, {human(usage.peak_memory)} of memory at most")
     console.print(f"execution {result.execution}")
     if result.files:
+        console.print(f"fetch the files: [bold]fem download {result.execution}[/]")
+
+
+def show_execution(result: ExecutionResult, console: Console) -> None:
+    """How each node ended, and what to do with what it left."""
+    table = Table("node", "task", "state", "outputs", "why", box=None, pad_edge=False)
+    for run in result.runs:
+        colour = COLOURS.get(run.state, "blue")
+        why = escape(run.reason.message) if run.reason else ""
+        table.add_row(run.node, run.task, f"[{colour}]{run.state}[/]", str(len(run.outputs)), why)
+    console.print(table)
+    console.print(f"[bold]{result.explain()}[/]")
+    console.print(f"execution {result.execution}")
+    if any(run.files for run in result.runs):
         console.print(f"fetch the files: [bold]fem download {result.execution}[/]")
