@@ -1,8 +1,9 @@
 """Inquiry and Answer: what the centre asks a node beside its orders, and what the node says. Since 1.1.
 
 `plan`: would these orders be taken now, and what is there for them? Nothing is kept or started. `health`: how the node
-is. `images`: list, pull or remove images, where the site allows it. An answer goes the way of events, and the relay
-passes it on by the inquiry's `request`; it may be lost without harm, since whoever asked can ask again.
+is. `images`: list, pull or remove images, where the site allows it. `intake`: take no more orders, or take them again.
+An answer goes the way of events, and the relay passes it on by the inquiry's `request`; it may be lost without harm,
+since whoever asked can ask again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part
 from fdn_worker.protocol.event import Reason
 from fdn_worker.protocol.order import TaskOrder
 
-About = Literal["plan", "health", "images"]
+About = Literal["plan", "health", "images", "intake"]
+Action = Literal["list", "pull", "remove", "pause", "resume"]
+#: What may be done about what.
+ACTIONS: dict[str, tuple[Action, ...]] = {"images": ("list", "pull", "remove"), "intake": ("pause", "resume")}
 
 
 class Inquiry(Message):
@@ -31,8 +35,8 @@ class Inquiry(Message):
     about: About
     #: For `plan`: orders as they would be sent.
     orders: tuple[TaskOrder, ...] = ()
-    #: For `images`: what to do, and with which (name:tag, for pull also name@sha256:...).
-    action: Literal["list", "pull", "remove"] = "list"
+    #: What to do; for `images` also with which (name:tag, for pull also name@sha256:...).
+    action: Action = "list"
     image: str = ""
     user: str = ""
 
@@ -40,6 +44,8 @@ class Inquiry(Message):
     def _whole(self) -> Inquiry:
         if self.about == "plan" and not self.orders:
             raise ValueError("an inquiry about a plan needs orders")
+        if self.about in ACTIONS and self.action not in ACTIONS[self.about]:
+            raise ValueError(f"about {self.about} there is no action {self.action}")
         if self.about == "images" and self.action != "list" and not self.image:
             raise ValueError(f"to {self.action} an image, name it")
         return self
@@ -80,7 +86,7 @@ class Health(Part):
     memory: ByteCount = 0
     gpus: ByteCount = 0
     disk_free: ByteCount = 0
-    #: Path of the node's own -> whether it is there and fit for its use.
+    #: Folder of the node's by its name (`state_dir`, `dataset census`) -> whether it is there and fit for its use.
     paths: dict[str, bool] = Field(default_factory=dict)
     #: Docker's version, and the like.
     launchers: dict[str, str] = Field(default_factory=dict)
@@ -104,6 +110,7 @@ class Answer(Message):
     plans: tuple[OrderPlan, ...] = ()
     slots: ByteCount = 0
     slots_free: ByteCount = 0
+    #: Whether orders are taken at present; after `intake` as the inquiry left it.
     accepting: bool = True
     #: Where others reach a server here; "" where nobody can.
     address: str = ""
