@@ -67,6 +67,6 @@ class Heart:
             node=settings.node, session=self._session, number=self._number, at=now(), interval=settings.heartbeat,
             worker_version=__version__, launchers=settings.allowed_launchers, datasets=tuple(sorted(settings.datasets)),
             slots=settings.slots, slots_free=node.attempts.slots_free, cpus=policy.machine_cpus(), memory=policy.machine_memory(),
-            disk_free=policy.disk_free(settings.state_dir), accepting=node.accepting, problems=tuple(problems),
+            disk_free=policy.disk_free(settings.state_dir), transfer=settings.transfer.by, accepting=node.accepting, problems=tuple(problems),
             present=tuple(Present(run=entry.run, attempt=entry.attempt, state=entry.state) for entry in unfinished),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as VariableError
 
 from fdn_worker.errors import SettingsError
-from fdn_worker.protocol.base import Id
+from fdn_worker.protocol.base import Id, Way
 
 DEFAULT_PATH = Path("/etc/fdn-worker/fdn-worker.toml")
 MIB = 1024**2
@@ -59,6 +59,8 @@ class LimitsSection(_Section):
 
 
 class TransferSection(_Section):
+    #: How files travel: straight to the store by signed URLs, or in chunks over the broker, where that is all a site reaches.
+    by: Way = "store"
     #: Bytes of an upload's part, and how many go at once.
     part_size: Annotated[ByteSize, Field(ge=5 * MIB)] = ByteSize(16 * MIB)
     parallel: Annotated[int, Field(ge=1, le=64)] = 4

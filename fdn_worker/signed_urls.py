@@ -6,20 +6,24 @@ import base64
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import urllib3
 
-from fdn_worker.errors import ObjectMissing, PolicyRefused, StoreUnavailable, TaskFailed
+from fdn_worker.errors import ObjectMissing, PolicyRefused, StoreUnavailable
+from fdn_worker.protocol import base
 from fdn_worker.settings import TransferSection
+from fdn_worker.way import Place, changed, opened
 
 _CHUNK = 1024**2
 
 
 class SignedUrls:
-    """Puts to and gets from them; safe from every thread. Each raises StoreUnavailable for what may pass."""
+    """A `Way`: puts to and gets from them."""
+
+    name: base.Way = "store"
 
     def __init__(self, settings: TransferSection) -> None:
         self._settings = settings
@@ -30,16 +34,14 @@ class SignedUrls:
         """Let go of connections."""
         self._http.clear()
 
-    def put(self, file: Path, url: str, offset: int, length: int) -> str:
+    def put(self, place: Place, file: Path, offset: int, length: int, stopping: Callable[[], bool]) -> str:  # noqa: ARG002
         """Put `length` bytes from `offset`; the part's etag, which is the MD5 of what the store took."""
-        try:
-            with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as source:
-                source.seek(offset)
-                data = source.read(length) if length <= self._settings.part_size else b"".join(_chunks(source, length))
-        except OSError as error:
-            raise TaskFailed(f"output {file.name} is gone: {error.strerror}", code="output-changed") from error
+        url = place.url
+        with opened(file) as source:
+            source.seek(offset)
+            data = source.read(length) if length <= self._settings.part_size else b"".join(_chunks(source, length))
         if len(data) != length:
-            raise TaskFailed(f"output {file.name} changed while it was staged out", code="output-changed")
+            raise changed(file)
         digest = hashlib.md5(data, usedforsecurity=False)
         parts = urlsplit(url)
         if parts.scheme == "file":
@@ -93,8 +95,9 @@ class SignedUrls:
         except OSError as error:
             raise StoreUnavailable(f"store folder {target.parent}: {error.strerror}", remedy="check its disk and owner") from error
 
-    def read(self, url: str, offset: int) -> Iterator[bytes]:
+    def read(self, place: Place, offset: int, stopping: Callable[[], bool]) -> Iterator[bytes]:  # noqa: ARG002
         """The object's bytes from `offset` on; nothing from beyond its end."""
+        url = place.url
         if urlsplit(url).scheme == "file":
             try:
                 with self._local(url).open("rb") as source:

@@ -1,4 +1,4 @@
-"""Files between the node and the centre's store, by signed URLs that the relay grants when they are needed.
+"""Files between the node and the centre's store, by the node's way, as the relay grants it when they are needed.
 
 The node holds no credentials of the store. A file larger than a part goes up in parts; what the store took is
 journalled, so an upload that was cut goes on where it was, also after a restart.
@@ -11,37 +11,41 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from fdn_worker.brokers import Broker
+from fdn_worker.asking import Asking
+from fdn_worker.brokers import Broker, connect
 from fdn_worker.brokers.backoff import delays
-from fdn_worker.errors import Fault, FdnError, ObjectMissing, PolicyRefused, StoreUnavailable, SystemFault, TaskFailed
+from fdn_worker.chunks import Chunks
+from fdn_worker.errors import FdnError, ObjectMissing, StoreUnavailable, SystemFault, TaskFailed
 from fdn_worker.journal import Journal
-from fdn_worker.protocol import Abort, Complete, Completed, Grant, Refusal, Signer, TaskOrder, TransferRequest, pack
-from fdn_worker.protocol.base import Message
-from fdn_worker.protocol.names import EVENT_KEY, event_exchange
+from fdn_worker.protocol import (
+    Abort,
+    Complete,
+    Completed,
+    Grant,
+    InputFile,
+    Keyring,
+    Refusal,
+    Signer,
+    Taken,
+    TaskOrder,
+    TransferRequest,
+    base,
+)
 from fdn_worker.protocol.upload import MOST_PARTS, AbortedFile, FinishedFile, GrantedFile, PartETag, TransferFile
-from fdn_worker.settings import TransferSection
+from fdn_worker.settings import TransferSection, WorkerSettings
 from fdn_worker.signed_urls import SignedUrls
+from fdn_worker.way import Place, Stopped, Way
 
 log = logging.getLogger(__name__)
 
-#: Seconds to wait for the relay's answer before asking again; doubles up to the longest.
-FIRST_ANSWER, LONGEST_ANSWER = 10.0, 120.0
 #: Files, and URLs for them, in one request: a message has its limit at the broker.
 FILES_A_REQUEST, URLS_A_REQUEST = 200, 2000
-_CHUNK = 1024**2
-
-Answer = Grant | Completed | Refusal
-
-
-class Stopped(Exception):
-    """The attempt was told to stop meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -56,41 +60,58 @@ class Upload:
 class Transfers:
     """All transfers of the node; safe from every thread."""
 
-    def __init__(self, node: str, settings: TransferSection, broker: Broker, journal: Journal, signer: Signer) -> None:
-        self._node, self._settings, self._broker, self._journal, self._signer = node, settings, broker, journal, signer
-        self._waiting: dict[UUID, Future[Answer]] = {}
-        self._urls = SignedUrls(settings)
+    def __init__(self, settings: TransferSection, asking: Asking, way: Way, journal: Journal) -> None:
+        self._settings, self._asking, self._way, self._journal = settings, asking, way, journal
         self._pool = ThreadPoolExecutor(settings.parallel, thread_name_prefix="part")
+
+    @classmethod
+    def of(cls, settings: WorkerSettings, broker: Broker, journal: Journal, signer: Signer, keyring: Keyring) -> Transfers:
+        """As the site's settings have it. Nothing is connected yet."""
+        asking = Asking(settings.node, broker, signer)
+        way: Way = SignedUrls(settings.transfer)
+        if settings.transfer.by == "broker":
+            # A connection of its own: no event waits behind a file.
+            own = connect(settings.broker.url.get_secret_value(), name=f"fdn-worker {settings.node} files")
+            way = Chunks(settings.node, own, asking, signer, keyring)
+        return cls(settings.transfer, asking, way, journal)
 
     def close(self) -> None:
         """Let go of connections and threads."""
         self._pool.shutdown(wait=False)
-        self._urls.close()
+        self._way.close()
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Grant | Completed | Taken | Refusal) -> None:
         """The relay's answer has come."""
-        future = self._waiting.get(answer.request)
-        if future is not None and not future.done():
-            future.set_result(answer)
+        self._asking.answered(answer)
 
     def get_inputs(self, order: TaskOrder, folder: Path, stopping: Callable[[], bool]) -> int:
         """Fetch and check the order's inputs that are not there yet; the bytes they hold."""
-        missing = [item for item in order.inputs if not (folder / item.name).exists()]
-        for item in missing:
-            (folder / item.name).parent.mkdir(parents=True, exist_ok=True)
+        return self._fetch(order, [(item, folder / item.name) for item in order.inputs], stopping)
+
+    def get_source(self, order: TaskOrder, target: Path, stopping: Callable[[], bool]) -> Path | None:
+        """Fetch and check the Git pack that came with the order's source; None when none came."""
+        if order.source is None or order.source.pack is None:
+            return None
+        self._fetch(order, [(order.source.pack, target)], stopping)
+        return target
+
+    def _fetch(self, order: TaskOrder, files: Sequence[tuple[InputFile, Path]], stopping: Callable[[], bool]) -> int:
+        missing = [(item, target) for item, target in files if not target.exists()]
+        for _, target in missing:
+            target.parent.mkdir(parents=True, exist_ok=True)
 
         def fetch() -> None:
-            wanted = [item for item in missing if not (folder / item.name).exists()]
+            wanted = [(item, target) for item, target in missing if not target.exists()]
             for start in range(0, len(wanted), FILES_A_REQUEST):
                 batch = wanted[start : start + FILES_A_REQUEST]
-                grant = self._granted(order, "get", [TransferFile(path=item.where, size=item.size) for item in batch], stopping)
+                grant = self._granted(order, "get", [TransferFile(path=item.where, size=item.size) for item, _ in batch], stopping)
                 urls = {file.path: file.urls[0].url for file in grant.files}
-                for item in batch:
-                    self._get(urls[item.where], folder / item.name, item.size, item.sha256, stopping)
+                for item, target in batch:
+                    self._get(Place(order, item.where, item.size, urls[item.where]), target, item.sha256, stopping)
 
         if missing:
             self._persist(fetch, stopping, order.timeout)
-        return sum(item.size for item in order.inputs)
+        return sum(item.size for item, _ in files)
 
     def put_files(self, order: TaskOrder, uploads: Sequence[Upload], stopping: Callable[[], bool]) -> None:
         """Put the files into the store, in this order: each is whole before the next ends, and the last is last."""
@@ -119,9 +140,9 @@ class Transfers:
         if not begun:
             return
         files = tuple(AbortedFile(path=path, upload_id=upload_id) for path, upload_id in begun)
-        message = Abort(request=uuid4(), node=self._node, run=order.run, attempt=order.attempt, files=files)
+        message = Abort(request=uuid4(), node=order.node, run=order.run, attempt=order.attempt, files=files)
         try:
-            self._send(message)
+            self._asking.send(message)
         except SystemFault as error:
             log.warning("%d half-done uploads are left to the store's own rule: %s", len(files), error, extra={"action": "abort-lost"})
 
@@ -138,54 +159,14 @@ class Transfers:
                 self._journal.parts_forgotten(order.name, file.path)
             raise StoreUnavailable(f"uploads begin again: {error.message}", code="upload-restarted") from error
 
-    # Asking the relay
-
-    def _granted(self, order: TaskOrder, direction: str, files: list[TransferFile], stopping: Callable[[], bool]) -> Grant:
+    def _granted(self, order: TaskOrder, direction: base.Direction, files: list[TransferFile], stopping: Callable[[], bool]) -> Grant:
         request = TransferRequest(
-            request=uuid4(), node=self._node, run=order.run, attempt=order.attempt, direction=direction, files=tuple(files)
-        )
-        answer = self._ask(request, request.request, stopping)
+            request=uuid4(), node=order.node, run=order.run, attempt=order.attempt, direction=direction, files=tuple(files), by=self._way.name
+        )  # fmt: skip
+        answer = self._asking.ask(request, stopping)
         if not isinstance(answer, Grant):
-            raise StoreUnavailable(f"the centre answered {answer.kind} to a request for URLs")
+            raise StoreUnavailable(f"the centre answered {type(answer).__name__} to a request for URLs")
         return answer
-
-    def _ask(self, message: Message, request: UUID, stopping: Callable[[], bool]) -> Answer:
-        """Send the request until it is answered. Raises what a Refusal says."""
-        future: Future[Answer] = Future()
-        self._waiting[request] = future
-        patience = FIRST_ANSWER
-        try:
-            while True:
-                self._send(message)
-                answer = self._await(future, patience, stopping)
-                if answer is not None:
-                    break
-                log.info("no answer from the centre in %.0f s; asking again", patience, extra={"action": "grant-waits"})
-                patience = min(2 * patience, LONGEST_ANSWER)
-        finally:
-            del self._waiting[request]
-        if isinstance(answer, Refusal):
-            if answer.retryable:
-                raise StoreUnavailable(answer.message, code=answer.code)
-            kind = {Fault.USER: TaskFailed, Fault.POLICY: PolicyRefused, Fault.INFRASTRUCTURE: ObjectMissing}[answer.fault]
-            raise kind(answer.message, code=answer.code)
-        return answer
-
-    def _send(self, message: Message) -> None:
-        body = pack(message, self._signer)
-        self._broker.publish(body, exchange=event_exchange(self._node), key=EVENT_KEY, message_id=message.message_id)
-
-    @staticmethod
-    def _await(future: Future[Answer], patience: float, stopping: Callable[[], bool]) -> Answer | None:
-        end = time.monotonic() + patience
-        while time.monotonic() < end:
-            if stopping():
-                raise Stopped
-            try:
-                return future.result(timeout=min(1.0, patience))
-            except FutureTimeout:
-                continue
-        return None
 
     def _persist(self, work: Callable[[], None], stopping: Callable[[], bool], seconds: float) -> None:
         """Try `work` again, with full jitter, as long as what fails may pass."""
@@ -252,11 +233,11 @@ class Transfers:
     def _put(self, order: TaskOrder, upload: Upload, granted: GrantedFile | None, stopping: Callable[[], bool]) -> None:
         """Put one file; `granted` is None when all its parts are up."""
         if granted is not None and granted.upload_id is None:
-            self._put_part(upload.file, granted.urls[0].url, 0, upload.size)
+            self._way.put(Place(order, upload.path, upload.size, granted.urls[0].url), upload.file, 0, upload.size, stopping)
             return
         try:
             if granted is not None:
-                self._put_parts(order.name, upload, granted, stopping)
+                self._put_parts(order, upload, granted, stopping)
             self._complete(order, upload, stopping)
         except SystemFault as error:
             if error.code not in ("upload-incomplete", "object-missing"):
@@ -265,8 +246,8 @@ class Transfers:
             self._journal.parts_forgotten(order.name, upload.path)
             raise StoreUnavailable(f"upload of {upload.path} begins again: {error.message}", code="upload-restarted") from error
 
-    def _put_parts(self, name: str, upload: Upload, granted: GrantedFile, stopping: Callable[[], bool]) -> None:
-        upload_id = granted.upload_id or ""
+    def _put_parts(self, order: TaskOrder, upload: Upload, granted: GrantedFile, stopping: Callable[[], bool]) -> None:
+        name, upload_id = order.name, granted.upload_id or ""
         begun = self._begun(name, upload)
         if begun is None or begun[0] != upload_id:
             self._journal.parts_forgotten(name, upload.path)
@@ -276,7 +257,8 @@ class Transfers:
         def one(number: int, offset: int, length: int) -> None:
             if stopping():
                 raise Stopped
-            etag = self._put_part(upload.file, urls[number], offset, length)
+            place = Place(order, upload.path, upload.size, urls[number], upload_id, number)
+            etag = self._way.put(place, upload.file, offset, length, stopping)
             self._journal.part_done(name, upload.path, upload_id, number, etag)
 
         futures = [self._pool.submit(one, *part) for part in _parts(upload.size, self._part_size(upload)) if part[0] in urls]
@@ -293,20 +275,18 @@ class Transfers:
         assert begun is not None
         parts = tuple(PartETag(number=number, etag=etag) for number, etag in sorted(begun[1].items()) if number)
         finished = FinishedFile(path=upload.path, upload_id=begun[0], size=upload.size, parts=parts)
-        complete = Complete(request=uuid4(), node=self._node, run=order.run, attempt=order.attempt, files=(finished,))
-        self._ask(complete, complete.request, stopping)
-
-    def _put_part(self, file: Path, url: str, offset: int, length: int) -> str:
-        return self._urls.put(file, url, offset, length)
+        complete = Complete(request=uuid4(), node=order.node, run=order.run, attempt=order.attempt, files=(finished,))
+        self._asking.ask(complete, stopping)
 
     # Down
 
-    def _get(self, url: str, target: Path, size: int, sha256: str, stopping: Callable[[], bool]) -> None:
+    def _get(self, place: Place, target: Path, sha256: str, stopping: Callable[[], bool]) -> None:
         """Fetch to `target`, going on where an earlier try stopped; whole and checked, or not there."""
+        size = place.size
         partial = target.with_name(f".{target.name}.partial")
         offset = partial.stat().st_size if partial.exists() else 0
         with partial.open("ab") as file:
-            for chunk in self._urls.read(url, offset if offset <= size else 0):
+            for chunk in self._way.read(place, offset if offset <= size else 0, stopping):
                 if stopping():
                     raise Stopped
                 file.write(chunk)

@@ -36,6 +36,7 @@ from fdn_worker.protocol import (
     Message,
     Refusal,
     Signer,
+    Taken,
     TaskOrder,
     decode,
     now,
@@ -71,7 +72,7 @@ class Worker:
         self.journal = Journal(settings.state_dir / "journal.db", self.signer)
         self.outbox = Outbox(settings.node, self.journal, broker)
         self.journal.on_event = self.outbox.wake
-        self.transfers = Transfers(settings.node, settings.transfer, broker, self.journal, self.signer)
+        self.transfers = Transfers.of(settings, broker, self.journal, self.signer, self._keyring)
         self.sources = SourceCache(settings.state_dir / "git", allow_file=settings.source.allow_file, timeout=settings.source.timeout)
         self._launchers: dict[str, Launcher] = {}
         self.attempts = Attempts(settings, self.journal, self.launcher, lambda attempt: runner.run(attempt, self), self._journal_fails)
@@ -131,6 +132,7 @@ class Worker:
             if subscription is not None:
                 subscription.cancel()
         self.outbox.stop(timeout=5.0)
+        self.transfers.close()
         self.broker.close()
         log.info("node %s is down; %d attempts go on", self.settings.node, len(self.attempts), extra={"action": "stop"})
 
@@ -223,7 +225,7 @@ class Worker:
             log.error("control request refused: %s", error, extra={"action": "dead-letter"})
             delivery.reject()
             return
-        if isinstance(message, Grant | Completed | Refusal):
+        if isinstance(message, Grant | Completed | Taken | Refusal):
             self.transfers.answered(message)
         elif isinstance(message, ControlRequest) and message.deadline > now():
             try:

@@ -80,7 +80,8 @@ class Centre:
 
     def relay(self) -> Relay:
         """A relay on this centre's connections, not yet started."""
-        return Relay(self.broker, self.records, self.store, self.signer, unsigned_ok=self.settings.embedded)
+        files = connect(self.settings.broker_url.get_secret_value(), name="fem files")
+        return Relay(self.broker, self.records, self.store, self.signer, unsigned_ok=self.settings.embedded, files=files)
 
     def ensure_relay(self) -> None:
         """Have a relay in this process, unless a service does its work."""

@@ -10,15 +10,20 @@ from fdn_worker.protocol.names import (
     EVENT_KEY,
     EXECUTIONS,
     INBOX,
+    UP_KEY,
     command_queue,
     control_queue,
     dead_letter_queue,
+    down_queue,
     event_exchange,
+    up_queue,
 )
 from storage.records import Records
 
 #: Heartbeats that wait while no relay is up; the oldest go first.
 MOST_BEATS = 10_000
+#: Chunks of files (256 KiB) that wait in one queue; who sends more waits.
+MOST_CHUNKS = 64
 
 
 def declare_centre(broker: Broker) -> None:
@@ -41,11 +46,25 @@ def enrol(broker: Broker, records: Records, node: str, *, public_key: str = "", 
         Exchange(event_exchange(node), "direct"),
         Binding(event_exchange(node), INBOX, EVENT_KEY),
         Binding(event_exchange(node), BEATS, BEAT_KEY),
+        *chunk_queues(node),
     )
     records.enrol_node(node, public_key=public_key, display_name=display_name)
+
+
+def chunk_queues(node: str) -> tuple[Queue | Binding, ...]:
+    """The queues of files that go by the broker.
+
+    Not replicated: a chunk that is lost is sent again, and a quorum queue would write each to the disk of every broker.
+    """
+    return (
+        Queue(up_queue(node), max_length=MOST_CHUNKS, single_active=True, replicated=False),
+        Queue(down_queue(node), max_length=MOST_CHUNKS, replicated=False),
+        Binding(event_exchange(node), up_queue(node), UP_KEY),
+    )
 
 
 def retire(broker: Broker, records: Records, node: str) -> None:
     """Take the node's queues and exchange away, with the orders that wait there."""
     records.retire_node(node)
-    broker.delete(Queue(command_queue(node)), Queue(control_queue(node)), Queue(dead_letter_queue(node)), Exchange(event_exchange(node)))
+    queues = (command_queue(node), control_queue(node), dead_letter_queue(node), up_queue(node), down_queue(node))
+    broker.delete(*map(Queue, queues), Exchange(event_exchange(node)))

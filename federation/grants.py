@@ -1,17 +1,19 @@
-"""The relay's answers to transfer requests: what a node may put and get, and the URLs for it.
+"""The relay's answers to transfer requests: what a node may put and get, and the URLs for it, or the bytes themselves.
 
 A node may put only below the prefix of its own current attempt, and get only the inputs of that attempt's order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
-from fdn_worker.errors import Fault, FdnError, SystemFault
-from fdn_worker.protocol import Abort, Complete, Completed, Grant, Refusal, TaskOrder, TransferRequest, now
+from fdn_worker.errors import Fault, FdnError, StoreUnavailable, SystemFault
+from fdn_worker.protocol import Abort, Complete, Completed, Fetch, Grant, Refusal, Taken, TaskOrder, TransferRequest, now
+from fdn_worker.protocol.chunk import Assembly
 from fdn_worker.protocol.manifest import LOGS, MANIFEST_PATH, OUTPUTS
-from fdn_worker.protocol.upload import GrantedFile, GrantedUrl, TransferFile
+from fdn_worker.protocol.upload import GrantedFile, GrantedUrl, OfAttempt, TransferFile
 from storage.keys import attempt_key
 from storage.objects import ObjectStore
 
@@ -22,6 +24,7 @@ MOST_URLS = 20_000
 
 Request = TransferRequest | Complete | Abort
 Answer = Grant | Completed | Refusal
+T = TypeVar("T")
 
 
 class GrantRefused(FdnError):
@@ -33,9 +36,8 @@ class GrantRefused(FdnError):
 
 def answer(request: Request, order: TaskOrder | None, store: ObjectStore) -> Answer | None:
     """The answer to `request` by the node of `order`, its current attempt (None: it has none). Abort wants no answer."""
-    try:
-        if order is None or (order.node, order.run, order.attempt) != (request.node, request.run, request.attempt):
-            raise GrantRefused(f"attempt {request.attempt} of run {request.run} is not current at {request.node}", code="fenced")
+
+    def of(order: TaskOrder) -> Answer | None:
         if isinstance(request, Complete):
             return _complete(request, order, store)
         if isinstance(request, Abort):
@@ -43,12 +45,55 @@ def answer(request: Request, order: TaskOrder | None, store: ObjectStore) -> Ans
                 store.abort_upload(_key(order, file.path), file.upload_id)
             return None
         return _grant(request, order, store)
+
+    return _answered(request, order, of)
+
+
+def take(whole: Assembly, order: TaskOrder | None, store: ObjectStore) -> Taken | Refusal:
+    """Put a part that came over the broker into the store, if it is what its node sent."""
+    part = whole.part
+
+    def of(order: TaskOrder) -> Taken:
+        key = _key(order, part.path)
+        if not whole.right():
+            raise StoreUnavailable(f"part {part.number} of {part.path} came damaged", code="part-damaged")
+        etag = ""
+        if part.upload_id is None:
+            store.put(key, whole.file, part.size)
+        else:
+            etag = store.put_part(key, part.upload_id, part.number, part.at, whole.file.read())
+        return Taken(request=part.request, node=order.node, run=order.run, attempt=order.attempt, etag=etag)
+
+    return _answered(part, order, of)
+
+
+def give(fetch: Fetch, order: TaskOrder | None, store: ObjectStore) -> bytes | Refusal:
+    """The stretch of an input that a node asks for; shorter where the input ends."""
+
+    def of(order: TaskOrder) -> bytes:
+        _check_input(fetch.path, order)
+        return b"".join(store.get(fetch.path, offset=fetch.offset, length=fetch.length))
+
+    return _answered(fetch, order, of)
+
+
+def _answered(request: OfAttempt, order: TaskOrder | None, answer: Callable[[TaskOrder], T]) -> T | Refusal:
+    """What `answer` makes of the order, if it is the current one of the request's attempt; or why it cannot be."""
+    try:
+        if order is None or (order.node, order.run, order.attempt) != (request.node, request.run, request.attempt):
+            raise GrantRefused(f"attempt {request.attempt} of run {request.run} is not current at {request.node}", code="fenced")
+        return answer(order)
     except FdnError as error:
-        retryable = isinstance(error, SystemFault) and error.retryable
-        return Refusal(
-            request=request.request, node=request.node, run=request.run, attempt=request.attempt,
-            code=error.code, fault=error.fault, message=error.message, retryable=retryable,
-        )  # fmt: skip
+        return refusal(request, error)
+
+
+def refusal(request: OfAttempt, error: FdnError) -> Refusal:
+    """The answer that tells of `error`."""
+    retryable = isinstance(error, SystemFault) and error.retryable
+    return Refusal(
+        request=request.request, node=request.node, run=request.run, attempt=request.attempt,
+        code=error.code, fault=error.fault, message=error.message, retryable=retryable,
+    )  # fmt: skip
 
 
 def _grant(request: TransferRequest, order: TaskOrder, store: ObjectStore) -> Grant:
@@ -57,13 +102,20 @@ def _grant(request: TransferRequest, order: TaskOrder, store: ObjectStore) -> Gr
     expires = now() + timedelta(seconds=URL_SECONDS)
     one = _get if request.direction == "get" else _put
     files = tuple(one(file, order, store) for file in request.files)
+    if request.by == "broker":
+        files = tuple(file.model_copy(update={"urls": tuple(GrantedUrl(number=url.number) for url in file.urls)}) for file in files)
     return Grant(request=request.request, node=order.node, run=order.run, attempt=order.attempt, expires=expires, files=files)
 
 
 def _get(file: TransferFile, order: TaskOrder, store: ObjectStore) -> GrantedFile:
-    if file.path not in {item.where for item in order.inputs}:
-        raise GrantRefused(f"{file.path!r} is no input of the order")
+    _check_input(file.path, order)
     return GrantedFile(path=file.path, urls=(GrantedUrl(number=1, url=store.get_url(file.path, URL_SECONDS)),))
+
+
+def _check_input(path: str, order: TaskOrder) -> None:
+    packs = [order.source.pack] if order.source and order.source.pack else []
+    if path not in {item.where for item in (*order.inputs, *packs)}:
+        raise GrantRefused(f"{path!r} is no input of the order")
 
 
 def _put(file: TransferFile, order: TaskOrder, store: ObjectStore) -> GrantedFile:

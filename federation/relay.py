@@ -12,12 +12,15 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 
+from fdn_worker import protocol
 from fdn_worker.brokers import Broker, Delivery, Subscription
 from fdn_worker.brokers.lanes import Lanes
 from fdn_worker.errors import FdnError, MessageError, SystemFault, Unroutable
 from fdn_worker.protocol import (
     Abort,
     Complete,
+    Fetch,
+    Grant,
     Heartbeat,
     Keyring,
     Message,
@@ -31,6 +34,8 @@ from fdn_worker.protocol import (
 )
 from fdn_worker.protocol.envelope import payload_of
 from fdn_worker.protocol.names import BEATS, EXECUTIONS, INBOX, control_queue, node_of_exchange
+from fdn_worker.protocol.upload import OfAttempt
+from federation.chunks import Chunks
 from federation.enrol import declare_centre
 from federation.grants import Request, answer
 from storage.objects import ObjectStore
@@ -45,12 +50,20 @@ PAUSE, KEYS_SECONDS = 2.0, 30.0
 
 
 class Relay:
-    """`start` returns at once; `stop` waits for the batch in hand."""
+    """`start` returns at once; `stop` waits for the batch in hand.
 
-    def __init__(self, broker: Broker, records: Records, store: ObjectStore, signer: Signer, *, unsigned_ok: bool) -> None:
+    `files` is a connection of its own for what goes in chunks over the broker, so that no event waits behind it; the
+    relay closes it.
+    """
+
+    def __init__(
+        self, broker: Broker, records: Records, store: ObjectStore, signer: Signer, *, unsigned_ok: bool, files: Broker | None = None
+    ) -> None:
         self._broker, self._records, self._store, self._signer, self._unsigned_ok = broker, records, store, signer, unsigned_ok
         self._deliveries: queue.Queue[Delivery | None] = queue.Queue()
         self._lanes = Lanes("relay-lane")
+        self._files = files or broker
+        self._chunks = Chunks(self._files, store, signer, self._open, self._order, self._send)
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._subscriptions: list[Subscription] = []
         self._stop = threading.Event()
@@ -71,6 +84,9 @@ class Relay:
         self._stop.set()
         self._deliveries.put(None)
         self._thread.join(10.0)
+        self._chunks.stop()
+        if self._files is not self._broker:
+            self._files.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -98,7 +114,7 @@ class Relay:
         opened: list[tuple[Delivery, Message, bytes]] = []
         for delivery in list(batch):
             try:
-                opened.append((delivery, *self._open(delivery)))
+                opened.append((delivery, *self._open(delivery.exchange, delivery.body)))
             except FdnError as error:
                 if isinstance(error, SystemFault):
                     raise
@@ -125,15 +141,21 @@ class Relay:
                     due.append((message, payload))
                     fresh.discard(message.message_id)
             self._lanes.run(due, lambda one: str(one[0].run), self._pass_on)
+        for _, message, payload in opened:
+            if isinstance(message, protocol.Answer):
+                # Whoever asked has a queue bound by the request; an answer that came too late goes to nobody.
+                self._publish(payload, str(message.request), message.message_id)
         self._answer([message for _, message, _ in opened if isinstance(message, TransferRequest | Complete | Abort)])
+        for message in (message for _, message, _ in opened if isinstance(message, Fetch)):
+            self._chunks.give(message)
         for delivery in batch:
             delivery.ack()
 
-    def _open(self, delivery: Delivery) -> tuple[Message, bytes]:
+    def _open(self, exchange: str, body: bytes) -> tuple[Message, bytes]:
         """The message and its payload, if its sender is who it says."""
-        node = node_of_exchange(delivery.exchange)
+        node = node_of_exchange(exchange)
         self._read_keys(node)
-        opened = Keyring(self._keys, unsigned_ok=self._unsigned_ok).open(delivery.body)
+        opened = Keyring(self._keys, unsigned_ok=self._unsigned_ok).open(body)
         message = decode(opened.payload)
         said = getattr(message, "node", None)
         if said != node or opened.key_id not in ("", node):
@@ -150,9 +172,10 @@ class Relay:
     def _pass_on(self, told: tuple[TaskEvent, bytes]) -> None:
         event, payload = told
         # Nobody may be following: the records have it then.
-        self._broker.publish(
-            payload, exchange=EXECUTIONS, key=str(event.execution), message_id=event.message_id, mandatory=False, durable=False
-        )
+        self._publish(payload, str(event.execution), event.message_id)
+
+    def _publish(self, payload: bytes, key: str, message_id: str) -> None:
+        self._broker.publish(payload, exchange=EXECUTIONS, key=key, message_id=message_id, mandatory=False, durable=False)
 
     def _answer(self, requests: Sequence[Request]) -> None:
         """Those of one attempt in their order, others side by side."""
@@ -162,14 +185,19 @@ class Relay:
     def _reply(self, asked: tuple[Request, TaskOrder | None]) -> None:
         request, order = asked
         reply = answer(request, order, self._store)
+        if isinstance(reply, Grant) and isinstance(request, TransferRequest) and request.by == "broker":
+            self._chunks.serve(request.node)
         if reply is not None:
-            try:
-                self._broker.publish(pack(reply, self._signer), key=control_queue(request.node), message_id=reply.message_id)
-            except Unroutable as error:
-                # The node was retired meanwhile; waiting for it would hold up all the others.
-                log.warning("no answer to %s: %s", request.message_id, error, extra={"action": "answer-unroutable"})
+            self._send(reply)
 
-    def _order(self, request: Request) -> TaskOrder | None:
+    def _send(self, reply: OfAttempt) -> None:
+        try:
+            self._broker.publish(pack(reply, self._signer), key=control_queue(reply.node), message_id=reply.message_id)
+        except Unroutable as error:
+            # The node was retired meanwhile; waiting for it would hold up all the others.
+            log.warning("%s not delivered: %s", reply.message_id, error, extra={"action": "answer-unroutable"})
+
+    def _order(self, request: OfAttempt) -> TaskOrder | None:
         """The order of the request's attempt, if that is the current one of its run."""
         attempt = self._records.attempt(str(request.run), request.attempt)
         if attempt is None or not self._records.is_current(str(request.run), request.attempt):

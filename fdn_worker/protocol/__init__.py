@@ -5,10 +5,12 @@ Every message is a frozen JSON object with `kind` and `version`, sealed in an en
 | message | way | through |
 |---|---|---|
 | TaskOrder | centre -> node | queue `cmd.<node>` |
-| ControlRequest, Inquiry, Grant, Completed, Refusal | centre -> node | queue `ctl.<node>` |
-| TaskEvent, Heartbeat, Answer, TransferRequest, Complete, Abort | node -> centre | exchange `evt.<node>`, bound to queue `inbox` |
+| ControlRequest, Inquiry, Grant, Completed, Taken, Refusal | centre -> node | queue `ctl.<node>` |
+| TaskEvent, Heartbeat, Answer, TransferRequest, Fetch, Complete, Abort | node -> centre | exchange `evt.<node>`, bound to queue `inbox` |
 | TaskEvent, again, as it came | relay -> followers | exchange `executions`, key the execution id, queues `exe.<execution>.<follower>` |
 | Answer, again, as it came | relay -> who asked | exchange `executions`, key the request id |
+| Chunk | node -> centre | exchange `evt.<node>`, bound to queue `up.<node>` |
+| Chunk | centre -> node | queue `down.<node>` |
 | Manifest | node -> store | object `manifest.json` of the attempt |
 
 Rules that both sides keep:
@@ -31,6 +33,7 @@ from pydantic import ValidationError
 
 from fdn_worker.errors import MessageError
 from fdn_worker.protocol.base import WIRE_VERSION, Message, now
+from fdn_worker.protocol.chunk import Chunk, Fetch, Taken
 from fdn_worker.protocol.control import ControlRequest
 from fdn_worker.protocol.envelope import Keyring, Signer
 from fdn_worker.protocol.event import Endpoint, Reason, Report, TaskEvent, Usage
@@ -54,7 +57,7 @@ MESSAGES: dict[str, type[Message]] = {
     message.kind: message
     for message in (
         TaskOrder, TaskEvent, ControlRequest, Heartbeat, Manifest, TransferRequest, Grant, Complete, Completed, Abort, Refusal,
-        Inquiry, Answer,
+        Inquiry, Answer, Chunk, Taken, Fetch,
     )
 }  # fmt: skip
 
@@ -100,8 +103,8 @@ def decode(payload: bytes) -> Message:
 
 
 __all__ = [
-    "TERMINAL", "WIRE_VERSION", "Abort", "Answer", "Complete", "Completed", "ControlRequest", "Endpoint", "Grant", "Health",
+    "TERMINAL", "WIRE_VERSION", "Abort", "Answer", "Chunk", "Complete", "Completed", "ControlRequest", "Endpoint", "Fetch", "Grant", "Health",
     "Heartbeat", "IllegalTransition", "ImageHere", "InputFile", "Inquiry", "Keyring", "Labels", "Manifest", "ManifestFile", "Message",
     "Mount", "Move", "OrderPlan", "Port", "Present", "Reason", "Refusal", "Report", "Resources", "Server", "Signer", "Source", "State",
-    "TaskEvent", "TaskOrder", "TransferRequest", "Usage", "advance", "decode", "now", "pack", "unpack",
+    "Taken", "TaskEvent", "TaskOrder", "TransferRequest", "Usage", "advance", "decode", "now", "pack", "unpack",
 ]  # fmt: skip

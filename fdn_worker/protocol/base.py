@@ -84,3 +84,5 @@ class Message(Part):
 
 ByteCount = Annotated[int, Field(ge=0)]
 Direction = Literal["get", "put"]
+#: How files travel between a node and the store: by signed URLs, or in chunks over the broker.
+Way = Literal["store", "broker"]

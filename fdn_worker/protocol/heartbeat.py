@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part
+from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part, Way
 from fdn_worker.protocol.states import State
 
 
@@ -51,6 +51,8 @@ class Heartbeat(Message):
     images: tuple[str, ...] = ()
     #: Where others reach servers that run here; "" where nobody can.
     address: str = ""
+    #: How files travel: a node that goes by the broker reaches neither the store nor a Git server.
+    transfer: Way = "store"
 
     @property
     def message_id(self) -> str:

@@ -21,8 +21,8 @@ NAMESPACE = UUID("6f1d1b9e-3f0a-5b52-9d1c-52c1f1f0a7d4")
 INBOX = "inbox"
 #: The queue that every node's heartbeats reach: bounded, the oldest go first.
 BEATS = "beats"
-#: Keys by which a node's exchange tells the two apart.
-EVENT_KEY, BEAT_KEY = "event", "beat"
+#: Keys by which a node's exchange tells them, and the chunks of files, apart.
+EVENT_KEY, BEAT_KEY, UP_KEY = "event", "beat", "up"
 #: Undecodable events end here.
 DEAD_INBOX = "dead.inbox"
 #: The centre-only exchange on which the relay publishes again, routed by execution id.
@@ -54,6 +54,16 @@ def command_queue(node: str) -> str:
 def control_queue(node: str) -> str:
     """Control requests, grants and other answers for `node`; apart, so that a cancel overtakes waiting orders."""
     return f"ctl.{check_id(node, 'node')}"
+
+
+def up_queue(node: str) -> str:
+    """Chunks of files that `node` sends where it goes by the broker; read by the relay alone."""
+    return f"up.{check_id(node, 'node')}"
+
+
+def down_queue(node: str) -> str:
+    """Chunks of files for `node`."""
+    return f"down.{check_id(node, 'node')}"
 
 
 def event_exchange(node: str) -> str:

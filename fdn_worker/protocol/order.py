@@ -52,6 +52,8 @@ class Source(Part):
 
     repository: str
     commit: Annotated[str, StringConstraints(pattern=COMMIT_PATTERN)]
+    #: A Git pack of that commit without its history, for a node that reaches no Git server (since 1.1).
+    pack: InputFile | None = None
 
     @field_validator("repository")
     @classmethod
@@ -68,8 +70,14 @@ def _absolute(path: str) -> str:
     return path
 
 
+def _below(path: str) -> str:
+    return check_relative_path(path) if path else path
+
+
 #: An absolute POSIX path without `..`.
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+#: A folder or what lies below it: "" is the folder itself.
+Below = Annotated[str, AfterValidator(_below)]
 #: A TCP port.
 TcpPort = Annotated[int, Field(ge=1, le=65535)]
 
@@ -96,11 +104,21 @@ class Mount(Part):
     source: str
     target: AbsolutePath
 
+    @model_validator(mode="after")
+    def _fitting(self) -> Mount:
+        if self.kind == "host":
+            _absolute(self.source)
+        elif self.kind == "sandbox":
+            _below(self.source)
+        else:
+            check_relative_path(self.source)
+        return self
+
 
 class Move(Part):
     """After success the node copies folder `source` of the sandbox ("" is all of it) to `to` below one of its own shelves."""
 
-    source: str
+    source: Below
     shelf: Id
     to: RelativePath
 
@@ -171,6 +189,9 @@ class TaskOrder(Message):
     def _derived(self) -> TaskOrder:
         if self.run != run_id(self.execution, self.task, self.node):
             raise ValueError(f"run {self.run} is not that of execution {self.execution}, task {self.task}, node {self.node}")
+        for numbers in ([port.container for port in self.ports], [port.host for port in self.ports if port.host]):
+            if len(set(numbers)) < len(numbers):
+                raise ValueError("a port is named twice")
         return self
 
     @property

@@ -21,7 +21,7 @@ from uuid import UUID
 from pydantic import Field, model_validator
 
 from fdn_worker.errors import Fault
-from fdn_worker.protocol.base import ByteCount, Direction, Id, Message, Moment, Part, RelativePath
+from fdn_worker.protocol.base import ByteCount, Direction, Id, Message, Moment, Part, RelativePath, Way
 
 #: Smallest part that S3 takes, but for the last one of an object; in bytes.
 SMALLEST_PART = 5 * 1024**2
@@ -29,7 +29,9 @@ SMALLEST_PART = 5 * 1024**2
 MOST_PARTS = 10_000
 
 
-class _OfAttempt(Message):
+class OfAttempt(Message):
+    """What a request or an answer says of whose it is."""
+
     request: UUID
     node: Id
     run: UUID
@@ -70,19 +72,21 @@ class TransferFile(Part):
         return self
 
 
-class TransferRequest(_OfAttempt):
+class TransferRequest(OfAttempt):
     """The node asks for signed URLs (DESIGN's UploadRequest; inputs are asked for in the same way)."""
 
     kind: ClassVar[str] = "transfer-request"
     direction: Direction
     files: Annotated[tuple[TransferFile, ...], Field(min_length=1)]
+    #: How the bytes are to travel (since 1.1): by signed URLs, or in chunks over the broker (`chunk.py`).
+    by: Way = "store"
 
 
 class GrantedUrl(Part):
-    """Where to get or put a part; `number` is 1 for a file in one piece."""
+    """Where to get or put a part; `number` is 1 for a file in one piece. No URL is given for what goes over the broker."""
 
     number: PartNumber
-    url: str = Field(repr=False)
+    url: str = Field(default="", repr=False)
 
 
 class GrantedFile(Part):
@@ -91,7 +95,7 @@ class GrantedFile(Part):
     urls: tuple[GrantedUrl, ...]
 
 
-class Grant(_OfAttempt):
+class Grant(OfAttempt):
     """The relay's answer: URLs that are good until `expires`."""
 
     kind: ClassVar[str] = "grant"
@@ -106,14 +110,14 @@ class FinishedFile(Part):
     parts: Annotated[tuple[PartETag, ...], Field(min_length=1)]
 
 
-class Complete(_OfAttempt):
+class Complete(OfAttempt):
     """All parts are up: the objects may be assembled."""
 
     kind: ClassVar[str] = "complete"
     files: Annotated[tuple[FinishedFile, ...], Field(min_length=1)]
 
 
-class Completed(_OfAttempt):
+class Completed(OfAttempt):
     """The objects stand in the store."""
 
     kind: ClassVar[str] = "completed"
@@ -125,14 +129,14 @@ class AbortedFile(Part):
     upload_id: str
 
 
-class Abort(_OfAttempt):
+class Abort(OfAttempt):
     """The node gives these uploads up."""
 
     kind: ClassVar[str] = "abort"
     files: Annotated[tuple[AbortedFile, ...], Field(min_length=1)]
 
 
-class Refusal(_OfAttempt):
+class Refusal(OfAttempt):
     """The relay's answer to a request that it cannot grant. `retryable`: ask again later."""
 
     kind: ClassVar[str] = "refusal"

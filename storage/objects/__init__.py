@@ -29,8 +29,8 @@ class ObjectStore(Protocol):
     def put(self, key: str, source: BinaryIO, size: int) -> None:
         """Store `size` bytes; whole or not at all; replaces what was there. Constant memory."""
 
-    def get(self, key: str, *, offset: int = 0) -> Iterator[bytes]:
-        """The object's bytes from `offset` on, in chunks of at most 1 MiB; constant memory."""
+    def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The object's bytes from `offset` on, `length` of them or all, in chunks of at most 1 MiB; constant memory."""
 
     def stat(self, key: str) -> ObjectInfo | None:
         """The object, or None."""
@@ -52,6 +52,9 @@ class ObjectStore(Protocol):
 
     def part_url(self, key: str, upload_id: str, number: int, offset: int, expires: float) -> str:
         """A URL that takes part `number` (from 1), which begins at byte `offset` of the object."""
+
+    def put_part(self, key: str, upload_id: str, number: int, offset: int, data: bytes) -> str:
+        """Take a part from the centre itself; its ETag. Again with the same bytes changes nothing."""
 
     def complete_upload(self, key: str, upload_id: str, size: int, parts: Sequence[PartETag]) -> None:
         """Assemble the parts. Done before: no error. Raises StoreUnavailable(code="upload-incomplete") when a part is

@@ -97,11 +97,11 @@ class S3Store:
             # one part at a time: the client's threads for more would never end after an error of the source
             self._client().put_object(self._bucket, key, cast(BinaryIO, exactly), size, part_size=part_size, num_parallel_uploads=1)
 
-    def get(self, key: str, *, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         check_key(key)
         with self._told(key):
             try:
-                response = self._client().get_object(self._bucket, key, offset=offset)
+                response = self._client().get_object(self._bucket, key, offset=offset, length=length or 0)
             except S3Error as error:
                 if error.code == "InvalidRange":  # nothing is left from there on
                     return
@@ -143,6 +143,11 @@ class S3Store:
 
     def part_url(self, key: str, upload_id: str, number: int, offset: int, expires: float) -> str:  # noqa: ARG002
         return self._signed("PUT", key, expires, {"partNumber": str(number), "uploadId": upload_id})
+
+    def put_part(self, key: str, upload_id: str, number: int, offset: int, data: bytes) -> str:  # noqa: ARG002
+        check_key(key)
+        with self._told(key):
+            return self._client()._upload_part(self._bucket, key, data, None, self._checked(upload_id), number).strip('"')
 
     def complete_upload(self, key: str, upload_id: str, size: int, parts: Sequence[PartETag]) -> None:
         check_key(key)

@@ -16,6 +16,7 @@ from typing import Any
 
 from fdn_worker import cli
 from fdn_worker.protocol import decode
+from fdn_worker.protocol.chunk import unframe
 from fdn_worker.protocol.envelope import payload_of
 
 Label = Callable[..., str]
@@ -30,13 +31,18 @@ def _written(_journal: Any, _name: str, *, phase: str = "", state: str = "", lin
     return phase or state or ("lines" if lines else ",".join(columns))
 
 
+def _message(body: bytes) -> Any:
+    """What was sent, or of which chunk."""
+    return decode(payload_of(body if body.startswith(b"{") else unframe(body)[0]))
+
+
 def _sent(_broker: Any, body: bytes, **_: Any) -> str:
-    message = decode(payload_of(body))
+    message = _message(body)
     return f"{message.kind} {getattr(message, 'state', None) or ''}".strip()
 
 
 def _held(delivery: Any) -> str:
-    return decode(payload_of(delivery.body)).kind
+    return str(_message(delivery.body).kind)
 
 
 _LAUNCHERS = ("fdn_worker.launchers.process:ProcessLauncher", "fdn_worker.launchers.docker:DockerLauncher")
@@ -58,7 +64,7 @@ CALLS: dict[str, tuple[tuple[str, ...], str, Label]] = {
     "make-folder": (("fdn_worker.sandbox:RunFolder",), "make", _nothing),
     "remove-folder": (("fdn_worker.sandbox:RunFolder",), "remove", _nothing),
     "get": (("fdn_worker.transfer:Transfers",), "_get", _nothing),
-    "put": (("fdn_worker.transfer:Transfers",), "_put_part", _nothing),
+    "put": (("fdn_worker.signed_urls:SignedUrls", "fdn_worker.chunks:Chunks"), "put", _nothing),
     "complete": (("fdn_worker.transfer:Transfers",), "_complete", _nothing),
 }
 

@@ -6,14 +6,15 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fdn_worker import transfer
+from fdn_worker import asking, transfer
 from fdn_worker.errors import BrokerUnavailable, Fault, FdnError, ObjectMissing, PolicyRefused, StoreUnavailable, TaskFailed
 from fdn_worker.protocol import Abort, Complete, TransferRequest
 from fdn_worker.transfer import Stopped, Upload
-from tests.unit.helpers import FakeBroker
+from fdn_worker.way import Place
 from tests.unit.http_store import HttpStore
 from tests.unit.transfer_site import PART, Site
 
@@ -34,7 +35,7 @@ def store() -> Iterator[HttpStore]:
 @pytest.fixture
 def site(store: HttpStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(transfer, "delays", lambda: iter(lambda: 0.0, None))
-    monkeypatch.setattr(transfer, "FIRST_ANSWER", 0.05)
+    monkeypatch.setattr(asking, "FIRST_ANSWER", 0.05)
     site = Site(tmp_path, store.url)
     yield site
     site.close()
@@ -134,15 +135,14 @@ def test_only_the_part_that_failed_goes_again(site: Site, store: HttpStore) -> N
 
 def crash_at(site: Site, monkeypatch: pytest.MonkeyPatch, number: int, upload: Upload) -> None:
     """Put until the part of that number, and be killed there."""
-    real = site.transfers._put_part
-    offset = (number - 1) * PART
+    real = site.transfers._way.put
 
-    def dying(file: Path, url: str, start: int, length: int) -> str:
-        if start >= offset:
+    def dying(place: Place, *stretch: Any) -> str:
+        if place.number >= number:
             raise Killed
-        return real(file, url, start, length)
+        return real(place, *stretch)
 
-    monkeypatch.setattr(site.transfers, "_put_part", dying)
+    monkeypatch.setattr(site.transfers._way, "put", dying)
     with pytest.raises(Killed):
         site.put(upload)
 
@@ -191,7 +191,7 @@ def test_a_lost_completed_costs_no_new_puts(site: Site, store: HttpStore, monkey
         site.asked.pop()
         answer(sent)  # type: ignore[arg-type]
 
-    site.transfers._broker.then = lose  # type: ignore[attr-defined]
+    site.broker.then = lose  # type: ignore[assignment]
     with pytest.raises(Killed):
         site.put(upload)
     assert store.count("PUT") == len(BIG_PARTS)
@@ -214,7 +214,7 @@ def test_an_upload_that_the_store_cannot_assemble_begins_anew(site: Site, store:
             site.refuse = [refusal]
         answer(sent)  # type: ignore[arg-type]
 
-    site.transfers._broker.then = refuse_first  # type: ignore[attr-defined]
+    site.broker.then = refuse_first  # type: ignore[assignment]
     site.put(upload)
     assert [file.upload_id for request in site.requests(TransferRequest) for file in request.files] == [None, None]
     assert store.count("PUT") == 2 * len(BIG_PARTS)
@@ -253,9 +253,7 @@ def test_what_it_refuses_for_now_is_asked_again(site: Site, store: HttpStore) ->
 
 
 def test_a_broker_that_is_away_is_tried_again(site: Site, store: HttpStore) -> None:
-    broker = site.transfers._broker
-    assert isinstance(broker, FakeBroker)
-    broker.fails = [BrokerUnavailable("away")] * 3
+    site.broker.fails = [BrokerUnavailable("away")] * 3
     site.put(site.upload("outputs/a", b"abc"))
     assert store.objects["outputs/a"] == b"abc"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ByteSize
 
+from fdn_worker.asking import Asking
 from fdn_worker.journal import Journal
 from fdn_worker.protocol import (
     Abort,
@@ -24,6 +25,7 @@ from fdn_worker.protocol import (
 )  # fmt: skip
 from fdn_worker.protocol.upload import GrantedFile, GrantedUrl, TransferFile
 from fdn_worker.settings import TransferSection
+from fdn_worker.signed_urls import SignedUrls
 from fdn_worker.transfer import Transfers, Upload
 from tests.unit.helpers import FakeBroker, Sent, an_order
 
@@ -58,7 +60,8 @@ class Site:
         section = TransferSection.model_construct(
             part_size=ByteSize(self.part_size), parallel=2, keep_trying=self.keep_trying, allow_file=self.allow_file, store=""
         )
-        self.transfers = Transfers("site-a", section, FakeBroker(then=self.answer), self.journal, Signer())
+        self.broker = FakeBroker(then=self.answer)
+        self.transfers = Transfers(section, Asking("site-a", self.broker, Signer()), SignedUrls(section), self.journal)
 
     def answer(self, sent: Sent) -> None:
         message = sent.message
