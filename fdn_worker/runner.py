@@ -135,7 +135,7 @@ def _stage_in(attempt: Attempt, launcher: Launcher, site: Site) -> LaunchSpec:
     image = launcher.prepare(order.image, order.image_digest)
     _go_on(attempt)
     if order.source is not None:
-        site.sources.checkout(order.source, folder.source)
+        site.sources.checkout(order.source, folder.source, site.transfers.get_source(order, folder.root / "source.pack", attempt.stopping))
         _go_on(attempt)
     if order.inputs:
         fetched = site.transfers.get_inputs(order, folder.inputs, attempt.stopping)

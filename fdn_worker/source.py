@@ -34,10 +34,11 @@ class SourceCache:
         }
         self._lock = threading.Lock()
 
-    def checkout(self, source: Source, target: Path) -> None:
+    def checkout(self, source: Source, target: Path, pack: Path | None = None) -> None:
         """Make `target` the tree of that commit, without its history. Nothing half-done stays behind.
 
-        Raises TaskFailed when the repository or the commit is not there, SystemFault when Git or the network fails.
+        With `pack`, a Git pack of the commit that came with the order, no server is asked. Raises TaskFailed when the
+        repository or the commit is not there, SystemFault when Git or the network fails.
         """
         try:
             from git import Git
@@ -48,11 +49,15 @@ class SourceCache:
         if target.exists():
             return
         partial, index = target.with_name(target.name + ".partial"), target.with_name(target.name + ".index")
+        unpacked = target.with_name(target.name + ".git")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            with self._lock:
-                repo = self._clone(source)
+            if pack is None:
+                with self._lock:
+                    repo = self._clone(source)
+            else:
+                repo = self._unpack(source, pack, unpacked)
             work = Git(str(partial))
             # An index of its own: the clone's would be one for all, and its lock would outlive a kill.
             work.update_environment(**self._environment, GIT_INDEX_FILE=str(index))
@@ -67,6 +72,7 @@ class SourceCache:
             raise _explained(source, error) from error
         finally:
             index.unlink(missing_ok=True)
+            shutil.rmtree(unpacked, ignore_errors=True)
         partial.rename(target)
 
     def _clone(self, source: Source) -> Repo:
@@ -93,6 +99,21 @@ class SourceCache:
         except GitCommandError:
             repo.git.fetch("--prune", "--no-recurse-submodules", "origin", kill_after_timeout=self._timeout)
             repo.git.cat_file("-e", source.commit + "^{commit}")
+        return repo
+
+    def _unpack(self, source: Source, pack: Path, folder: Path) -> Repo:
+        """A repository that has the pack's commit. Git computes each object's id anew, so the commit is the one that was ordered, or not there."""
+        from git import Repo
+
+        shutil.rmtree(folder, ignore_errors=True)
+        hashes = "sha256" if len(source.commit) == 64 else "sha1"
+        repo = Repo.init(folder, bare=True, object_format=hashes, template="", allow_unsafe_options=True)
+        repo.git.update_environment(**self._environment)
+        with pack.open("rb") as packed:
+            repo.git.index_pack("--stdin", istream=packed, kill_after_timeout=self._timeout)
+        # Its parents did not come.
+        (folder / "shallow").write_text(source.commit + "\n")
+        repo.git.cat_file("-e", source.commit + "^{commit}")
         return repo
 
 

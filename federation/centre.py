@@ -25,6 +25,7 @@ from federation.nearest import unknown
 from federation.relay import Relay
 from federation.request import BadRequest, TaskRequest
 from federation.settings import CentreSettings
+from federation.shipping import ship
 from storage.keys import input_key
 from storage.objects import ObjectStore, open_store
 from storage.records import AttemptRow, Records
@@ -151,6 +152,9 @@ class Centre:
                 stored.append(item.where)
                 with path.open("rb") as source:
                     self.store.put(item.where, source, item.size)
+            (order,) = self.with_sources([order], always=request.ship_source)
+            if order.source and order.source.pack:
+                stored.append(order.source.pack.where)
             self._record(request, key, execution, run)
         except BaseException:
             # Nothing half-done stays behind, not even on Ctrl-C; unless the record stands, and with it a claim on them.
@@ -158,6 +162,10 @@ class Centre:
                 self.store.delete(stored)
             raise
         self._write(order)
+
+    def with_sources(self, orders: Sequence[TaskOrder], *, always: bool = False) -> list[TaskOrder]:
+        """The orders, those for nodes that reach no Git server (or all, with `always`) with their source in the store."""
+        return ship(orders, self.records, self.store, always=always, allow_file=self.settings.source_allow_file)
 
     def _record(self, request: TaskRequest, key: str, execution: UUID, run: UUID) -> None:
         self.records.create_execution(

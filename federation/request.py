@@ -99,6 +99,8 @@ class TaskRequest(BaseModel):
     #: A Git repository and the commit of it that the task is to find at $SOURCE_PATH.
     repository: str | None = None
     commit: str | None = None
+    #: Hand the source over with the order, for a node that reaches no Git server; done by itself where files go by the broker.
+    ship_source: bool = False
     #: New attempts after faults of the infrastructure.
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     task: Id = "main"

@@ -38,6 +38,8 @@ class CentreSettings(BaseSettings):
     key_id: str = "centre"
     #: `process`: each flow process carries a relay (one at a time is active); `service`: `fem relay` alone.
     relay: Literal["process", "service"] = "process"
+    #: Take sources from file:// addresses as well as https://.
+    source_allow_file: bool = False
     #: Seconds that a cancel may take before a run that is past its deadline counts as lost.
     patience: float = 30.0
     #: Seconds after the execution's deadline by which outputs must have left their site.

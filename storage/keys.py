@@ -8,9 +8,14 @@ from fdn_worker.protocol.base import check_relative_path
 from fdn_worker.protocol.names import check_id
 
 
+def execution_prefix(execution: UUID) -> str:
+    """All of an execution."""
+    return f"executions/{execution}/"
+
+
 def task_prefix(execution: UUID, task: str) -> str:
     """All of one task of an execution."""
-    return f"executions/{execution}/{check_id(task, 'task')}/"
+    return f"{execution_prefix(execution)}{check_id(task, 'task')}/"
 
 
 def attempt_prefix(execution: UUID, task: str, node: str, attempt: int) -> str:
@@ -21,6 +26,11 @@ def attempt_prefix(execution: UUID, task: str, node: str, attempt: int) -> str:
 def input_key(execution: UUID, task: str, name: str) -> str:
     """An input, one for all nodes and attempts of the task: `inputs.` can be no node, for the dot."""
     return f"{task_prefix(execution, task)}inputs./{check_relative_path(name)}"
+
+
+def source_key(execution: UUID, task: str, sha256: str) -> str:
+    """A source that goes with the orders of a task: a Git pack, named by what it holds."""
+    return f"{task_prefix(execution, task)}source./{sha256}.pack"
 
 
 def attempt_key(execution: UUID, task: str, node: str, attempt: int, path: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 from fdn_worker.errors import Fault, FdnError, SystemFault, TaskFailed
 from fdn_worker.protocol import Source
 from fdn_worker.source import SourceCache
+from federation.shipping import pack_of
 
 
 def git(folder: Path, *words: str) -> str:
@@ -184,3 +185,42 @@ def test_without_git_the_site_is_told(cache: SourceCache, tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "git", None)
     error = failed(cache, Source(repository="https://x.invalid/y", commit="0" * 40), tmp_path / "a/source")
     assert str(error) == "this node has no git (install git at the site)"
+
+
+def pack(origin: Path, revision: str, folder: Path) -> tuple[Source, Path]:
+    """What the centre sends along, by the centre's own code."""
+    folder.mkdir()
+    source = at(origin, revision)
+    return source, pack_of(source, folder, allow_file=True)
+
+
+def test_a_pack_needs_no_server_and_leaves_nothing_but_the_tree(origin: Path, tmp_path: Path) -> None:
+    cache = SourceCache(tmp_path / "cache", allow_file=False, timeout=30.0)
+    for revision, found in (("HEAD", {"second", "kept"}), ("HEAD~1", {"first", "kept"})):
+        source, packed = pack(origin, revision, tmp_path / f"pack-{revision}")
+        target = tmp_path / f"run-{revision}" / "source"
+        cache.checkout(source, target, packed)
+        assert names(target) == found
+        assert names(target.parent) == {"source"}
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_pack_of_another_commit_is_refused(cache: SourceCache, origin: Path, tmp_path: Path) -> None:
+    """The site runs the commit that was ordered, or nothing."""
+    _, packed = pack(origin, "HEAD~1", tmp_path / "pack")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(TaskFailed) as caught:
+        cache.checkout(at(origin), tmp_path / "a/source", packed)
+    assert (caught.value.code, names(tmp_path / "a")) == ("source-missing", set())
+
+
+def test_a_pack_that_is_damaged_is_refused(cache: SourceCache, origin: Path, tmp_path: Path) -> None:
+    source, packed = pack(origin, "HEAD", tmp_path / "pack")
+    packed.chmod(0o600)
+    data = bytearray(packed.read_bytes())
+    data[len(data) // 2] ^= 1
+    packed.write_bytes(data)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(SystemFault):
+        cache.checkout(source, tmp_path / "a/source", packed)
+    assert names(tmp_path / "a") == set()
