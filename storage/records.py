@@ -17,6 +17,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, bindparam, or_, s
 
 from fdn_worker.errors import Fault, FdnError
 from fdn_worker.protocol import Heartbeat, Reason, State, TaskEvent, now
+from storage.catalogue import CatalogueRecords
 from storage.database import Database
 from storage.folding import fold, is_of, set_state, standing
 from storage.rows import OPEN, AttemptRow, ExecutionRow, LogLine, NodeRow, RunRow
@@ -68,6 +69,11 @@ class Records:
     def close(self) -> None:
         """Let go of connections."""
         self._db.close()
+
+    @property
+    def catalogue(self) -> CatalogueRecords:
+        """Tools, and what the catalogue says of nodes."""
+        return CatalogueRecords(self._db)
 
     @property
     def database(self) -> Database:
