@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from fdn_worker.errors import FdnError, MessageError, StoreUnavailable
+from fdn_worker.errors import Fault, FdnError, MessageError, StoreUnavailable
 from fdn_worker.protocol import Keyring, Manifest, Reason, Report, State, TaskEvent, decode
 from fdn_worker.protocol.base import check_relative_path
 from fdn_worker.protocol.manifest import MANIFEST_PATH, OUTPUTS
@@ -40,6 +40,13 @@ class NotSucceeded(FdnError):
     def __init__(self, result: TaskResult) -> None:
         super().__init__(result.explain(), code=result.reason.code if result.reason else str(result.state).lower())
         self.result = result
+
+
+class FilesDeleted(FdnError):
+    """What is asked for was there, and retention has deleted it since."""
+
+    code = "files-deleted"
+    fault = Fault.USER
 
 
 class OutputFile(BaseModel):
@@ -77,6 +84,8 @@ class TaskResult(BaseModel):
     reason: Reason | None = None
     report: Report = Report()
     files: tuple[OutputFile, ...] = ()
+    #: Since when its files are gone, by retention.
+    cleaned: datetime | None = None
     stages: tuple[Stage, ...] = ()
     tail: tuple[str, ...] = ()
 
@@ -106,8 +115,13 @@ def describe(centre: Centre, submission: Submission) -> TaskResult:
     state = State(row.state)
     report = Report.model_validate_json(row.report) if row.report else Report()
     files: tuple[OutputFile, ...] = ()
+    cleaned: datetime | None = None
     if report.manifest_sha256 is not None:
-        files = tuple(_checked(centre, submission, report.manifest_sha256))
+        execution = centre.records.execution(str(submission.execution))
+        if execution and execution.cleaned and execution.cleaned > row.issued:
+            cleaned = execution.cleaned
+        else:
+            files = tuple(_checked(centre, submission, report.manifest_sha256))
     history = centre.records.events_of(str(submission.run), submission.attempt)
     reason = (
         Reason(code=row.reason_code, fault=row.reason_fault, message=row.reason_message or "")
@@ -116,7 +130,7 @@ def describe(centre: Centre, submission: Submission) -> TaskResult:
     )
     return TaskResult(
         execution=submission.execution, run=submission.run, task=submission.task, node=submission.node, attempt=submission.attempt,
-        state=state, reason=reason, report=report, files=files, stages=tuple(stages(history)), tail=_tail(history),
+        state=state, reason=reason, report=report, files=files, cleaned=cleaned, stages=tuple(stages(history)), tail=_tail(history),
     )  # fmt: skip
 
 

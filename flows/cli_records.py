@@ -132,10 +132,16 @@ def logs(
 
 
 def _results(execution: str, node: str | None) -> tuple[Centre, list[TaskResult]]:
-    from federation.results import describe
+    from federation.results import FilesDeleted, describe
 
     centre, submissions = _find(execution, node)
-    return centre, [describe(centre, submission) for submission in submissions]
+    results = [describe(centre, submission) for submission in submissions]
+    deleted = [f"{result.node}: deleted on {result.cleaned:%Y-%m-%d} by retention" for result in results if result.cleaned]
+    if deleted and not any(result.files for result in results):
+        raise FilesDeleted("; ".join(deleted))
+    for line in deleted:
+        typer.echo(line, err=True)
+    return centre, results
 
 
 def files(execution: Execution, node: Node = None, json: Json = False) -> None:

@@ -24,7 +24,7 @@ NONE = "(none)"
 
 def hours(value: float) -> str:
     """As many digits as tell something."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 10 or not value else f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 10 else f"{value:.2g}"
 
 
 #: Columns of the tables for people -> (heading, how it is written).
@@ -51,9 +51,9 @@ figcaption { font-weight: 600; margin-bottom: .4rem } figcaption small { font-we
 i::before { content: ""; display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .4em; background: var(--kind) }
 svg { width: 100%; height: auto; display: block; overflow: visible } text { fill: currentColor; font-size: 12px } .soft { fill: var(--soft) }
 .end { text-anchor: end } .middle { text-anchor: middle } line { stroke: var(--line) } rect { fill: var(--kind) } g:hover > rect { opacity: .7 }
-.succeeded, .hours { --kind: var(--succeeded) } .failed { --kind: var(--failed) } .other { --kind: var(--other) }
+.succeeded { --kind: var(--succeeded) } .hours { --kind: light-dark(#5a6fb0, #8ea2dd) } .failed { --kind: var(--failed) } .other { --kind: var(--other) }
 .wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums }
-th, td { padding: .35rem .55rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; font-weight: 400 }
+th, td { padding: .35rem .45rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; font-weight: 400 }
 thead th, tfoot :is(th, td) { font-weight: 650 } th.name { text-align: left } :is(th, td):first-child { padding-left: 0 } tfoot :is(th, td) { border-bottom: 0 }
 </style>
 <h1>{{ title }}</h1>
