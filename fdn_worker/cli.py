@@ -48,11 +48,12 @@ def init(
     broker: Annotated[str, typer.Option(help="The broker's address.")] = "amqps://NODE:PASSWORD@broker.example:5671/",
     state_dir: Annotated[Path, typer.Option(help="Where journal, sandboxes and caches stand.")] = Path("/var/lib/fdn-worker"),
 ) -> None:
-    """Write a commented settings file and this node's signing key. Replaces neither."""
+    """Write a commented settings file and this node's signing key. Replaces neither; a file from the centre's bundle gets its key alone."""
     from fdn_worker.initialise import initialise
 
+    there = settings.exists()
     public = initialise(node, settings, broker, state_dir.absolute())
-    typer.echo(f"wrote {settings}")
+    typer.echo(f"kept {settings}" if there else f"wrote {settings}")
     if public:
         typer.echo(f"public key of {node}, for the centre to enrol it with:\n{public}")
     typer.echo(f"next: edit it, then `fdn-worker check --settings {settings}`")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from fdn_worker.errors import SettingsError
 from fdn_worker.protocol import Signer
 from fdn_worker.protocol.envelope import make_key
 from fdn_worker.protocol.names import check_id
+from fdn_worker.settings import load
 
 TEMPLATE = """\
 # Settings of a federated data node. Each key may be overridden by a variable: FDN_SLOTS=4, FDN_BROKER__URL=...
@@ -49,7 +52,7 @@ url = {broker}
 {private}
 # and obeys orders signed by these alone: key id = public key, as the centre gives it.
 [keys.trusted]
-# centre = "..."
+{trusted}
 
 [launchers.docker]
 # always, if-not-present or never
@@ -67,7 +70,7 @@ disk_reserve = "1GiB"
 
 [transfer]
 # The store's address as this site sees it; `fdn-worker check` alone uses it.
-store = ""
+store = {store}
 parallel = 4
 part_size = "16MiB"
 # Seconds for which outputs are kept and tried again while the store is away.
@@ -77,17 +80,29 @@ allow_file = {embedded}
 """
 
 
+def settings_text(
+    node: str, broker: str, state_dir: Path, *, private: Path | None, trusted: Mapping[str, str] = MappingProxyType({}), store: str = ""
+) -> str:  # fmt: skip
+    """A settings file with comments. `private` is the node's key file, None in an embedded federation; `trusted` key id -> public key."""
+    return TEMPLATE.format(
+        node=json.dumps(node), state_dir=json.dumps(str(state_dir)), broker=json.dumps(broker), store=json.dumps(store),
+        embedded=str(broker.startswith("sqlite:")).lower(),
+        private="# (an embedded federation works unsigned)" if private is None else f"private = {json.dumps(str(private))}",
+        trusted="\n".join(f"{json.dumps(key_id)} = {json.dumps(key)}" for key_id, key in trusted.items()) or '# centre = "..."',
+    )  # fmt: skip
+
+
 def initialise(node: str, path: Path, broker: str, state_dir: Path) -> str:
-    """Write settings file and key; the public key in base64, "" for an embedded federation, which has none."""
+    """Write settings file and key; the public key in base64, "" for an embedded federation, which has none.
+
+    A settings file that stands there already, such as one of the centre's bundle, is kept, and gets the key that it names.
+    """
     check_id(node, "node")
     if path.exists():
-        raise SettingsError(f"{path} exists already", remedy="edit it, or name another with --settings")
+        return _key_of(node, path)
     embedded = broker.startswith("sqlite:")
     key = path.absolute().parent / f"{node}.key"
-    text = TEMPLATE.format(
-        node=json.dumps(node), state_dir=json.dumps(str(state_dir)), broker=json.dumps(broker), embedded=str(embedded).lower(),
-        private="# (an embedded federation works unsigned)" if embedded else f"private = {json.dumps(str(key))}",
-    )  # fmt: skip
+    text = settings_text(node, broker, state_dir, private=None if embedded else key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         public = ""
@@ -100,3 +115,22 @@ def initialise(node: str, path: Path, broker: str, state_dir: Path) -> str:
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}", remedy="name a place that you may write, with --settings") from error
     return public
+
+
+def _key_of(node: str, path: Path) -> str:
+    """Make the key that the settings name, if it is not there yet; its public half."""
+    settings = load(path)
+    if settings.node != node:
+        raise SettingsError(
+            f"{path} is of node {settings.node!r}", remedy=f"`fdn-worker init {settings.node}`, or name another with --settings"
+        )
+    key = settings.keys.private
+    if key is None or key.exists():
+        raise SettingsError(
+            f"{path} exists already{'' if key is None else f', and so does {key}'}", remedy="edit it, or name another with --settings"
+        )
+    try:
+        make_key(key)
+    except OSError as error:
+        raise SettingsError(f"{key}: {error.strerror}", remedy="run it as the user of the worker, or mend keys.private") from error
+    return Signer.load(node, key).public_key()

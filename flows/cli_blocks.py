@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import httpx
+from prefect.blocks.core import Block
 from prefect.settings import PREFECT_API_URL
 from pydantic import HttpUrl, SecretStr
 
@@ -26,8 +27,8 @@ def logo_url() -> HttpUrl | None:
     return HttpUrl(address) if answer.headers.get("content-type", "").startswith("image/svg") else None
 
 
-def save(name: str) -> Iterator[str]:
-    """Register the types, and save one block of each; the slugs of what was saved."""
+def of_settings() -> tuple[Block, ...]:
+    """One block of each type, with the addresses of the present settings."""
     settings = load()
     made = (
         FederationBroker(url=settings.broker_url, signing_key=str(settings.key or ""), key_id=settings.key_id),
@@ -37,6 +38,12 @@ def save(name: str) -> Iterator[str]:
     logo = logo_url()
     for block in made:
         type(block)._logo_url = logo
+    return made
+
+
+def save(name: str) -> Iterator[str]:
+    """Register the types, and save one block of each; the slugs of what was saved."""
+    for block in of_settings():
         type(block).register_type_and_schema()
         block.save(name, overwrite=True)
         yield f"{type(block).get_block_type_slug()}/{name}"
