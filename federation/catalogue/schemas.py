@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os.path
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -26,6 +27,11 @@ def write(folder: Path = FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, model in MODELS.items():
         (folder / name).write_text(schema(model), encoding="utf-8")
+
+
+def path_from(folder: Path, name: str) -> str:
+    """Where a file in `folder` finds a schema: relative, so that a clone elsewhere finds it as well."""
+    return os.path.relpath(FOLDER / name, folder.resolve())
 
 
 if __name__ == "__main__":
