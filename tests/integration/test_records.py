@@ -4,120 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from fdn_worker.errors import Fault, SettingsError
-from fdn_worker.protocol import Heartbeat, Reason, Report, State, TaskEvent, now
-from fdn_worker.protocol.names import execution_id, run_id
+from fdn_worker.protocol import Heartbeat, Reason, Report, State, now
 from storage import database
 from storage.database import RecordsUnavailable
 from storage.records import OPEN, Records, RecordsRefused
 from storage.schema import SCHEMA_VERSION
+from tests.support.submitted import NOON, Submitted
 
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
 REASON = Reason(code="lost", fault=Fault.INFRASTRUCTURE, message="silent")
-NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Callable[[str], str]]:
-    """A PostgreSQL of the tests' own, on a socket; the call makes a database and gives its address."""
-    if not POSTGRES:
-        pytest.skip("no PostgreSQL under /usr/lib/postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="fem-pg-"))
-    as_user: dict[str, Any] = {"capture_output": True, "check": True, "cwd": "/"}
-    if os.geteuid() == 0:  # which PostgreSQL refuses to be
-        shutil.chown(folder, "postgres", "postgres")
-        as_user |= {"user": "postgres", "group": "postgres", "extra_groups": []}
-    bin_, data = POSTGRES[-1].parent, folder / "data"
-    subprocess.run([bin_ / "initdb", "-D", data, "-U", "fem", "-A", "trust", "-E", "UTF8", "--no-sync"], **as_user)
-    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-    subprocess.run([POSTGRES[-1], "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], **as_user)
-    admin = create_engine(f"postgresql+psycopg://fem@/postgres?host={folder}", isolation_level="AUTOCOMMIT")
-
-    def fresh(name: str) -> str:
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        return f"postgresql+psycopg://fem@/{name}?host={folder}"
-
-    try:
-        yield fresh
-    finally:
-        admin.dispose()
-        subprocess.run([POSTGRES[-1], "-D", data, "-w", "-m", "immediate", "stop"], **as_user)
-        shutil.rmtree(folder)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/made/records.db"
-    address: str = request.getfixturevalue("postgres")(unique)
-    return address
-
-
-@pytest.fixture
-def records(url: str) -> Iterator[Records]:
-    opened = Records.open(url)
-    yield opened
-    opened.close()
-
-
-class Submitted:
-    """An execution with a run of task `mean` at each node, each with its first attempt."""
-
-    def __init__(self, records: Records, *nodes: str, key: str = "", attempt: bool = True) -> None:
-        self.records, self.key = records, key or uuid.uuid4().hex
-        self.id = execution_id("ada", self.key)
-        self.runs = {node: str(run_id(self.id, "mean", node)) for node in nodes or ("site-a",)}
-        self.create()
-        self.run = next(iter(self.runs.values()))
-        for run in self.runs.values() if attempt else ():
-            self.add(1, run=run)
-
-    def create(self, request: str = '{"argv": ["mean"], "cpus": 1}', user: str = "ada") -> bool:
-        runs = [(run, "mean", node) for node, run in self.runs.items()]
-        row, created = self.records.create_execution(
-            str(self.id), user=user, project="p", tool="t", key=self.key, request_json=request, runs=runs
-        )
-        assert row.id == str(self.id)
-        return created
-
-    def add(self, attempt: int, *, run: str = "", body: bytes = b"order") -> bytes:
-        row = self.records.add_attempt(run or self.run, attempt, order_body=body, issued=NOON, deadline=NOON + timedelta(hours=1))
-        assert (row.issued, row.deadline) == (NOON, NOON + timedelta(hours=1))
-        return row.order_body
-
-    def event(self, number: int, state: State | None = None, *, attempt: int = 1, node: str = "", **more: Any) -> TaskEvent:
-        node = node or next(iter(self.runs))
-        fields = {"execution": self.id, "task": "mean", "node": node, "run": uuid.UUID(self.runs[node]), "attempt": attempt, **more}
-        return TaskEvent(number=number, state=state, at=NOON + timedelta(seconds=number), **fields)
-
-    def states(self, attempt: int = 1) -> tuple[State, State]:
-        """Of the first run and of its attempt."""
-        run, of = self.records.run(self.run), self.records.attempt(self.run, attempt)
-        assert run
-        assert of
-        return run.state, of.state
-
-
-@pytest.fixture
-def one(records: Records) -> Submitted:
-    return Submitted(records)
 
 
 # Executions
