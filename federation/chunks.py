@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 from uuid import UUID
@@ -55,6 +56,10 @@ class _Lane:
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="relay-files"))
     parts: dict[tuple[str, UUID], _Gathered] = field(default_factory=dict)
 
+    def clear(self) -> None:
+        for gathered in self.parts.values():
+            gathered.assembly.file.close()
+
 
 class Chunks:
     """`open_` checks who sent an envelope to an exchange, `order` has the current order of a request's attempt, `reply` sends an answer."""
@@ -90,14 +95,19 @@ class Chunks:
             for subscription in self._served.values():
                 subscription.cancel()
         for lane in self._lanes:
-            lane.thread.shutdown(wait=False, cancel_futures=True)
+            lane.thread.submit(lane.clear)
+            lane.thread.shutdown(wait=False)
 
     def _lane(self, node: str) -> _Lane:
         return self._lanes[zlib.crc32(node.encode()) % LANES]
 
     def _submit(self, lane: _Lane, work: Callable[[], None]) -> None:
-        if not self._stopped.is_set():
-            lane.thread.submit(work).add_done_callback(_told)
+        def unless_stopped() -> None:
+            if not self._stopped.is_set():
+                work()
+
+        with suppress(RuntimeError):  # stopped: what comes now goes back to its queue
+            lane.thread.submit(unless_stopped).add_done_callback(_told)
 
     # Up
 
