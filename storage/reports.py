@@ -103,11 +103,14 @@ def _period(dialect: str, period: str) -> ColumnElement[Any]:
     ended = accounts.c.ended
     if dialect == "postgresql":
         return cast(func.date_trunc(literal_column(f"'{period}'"), func.timezone(literal_column("'UTC'"), ended)), Date)
-    if period == "week":
-        # on to Sunday, unless it is one, and back to its Monday
-        return func.date(ended, literal_column("'weekday 0'"), literal_column("'-6 days'"))
-    # a moment is kept as text that begins with its date, and to cut that is much quicker than to read it
-    return func.substr(ended, 1, 10) if period == "day" else func.substr(ended, 1, 7).concat("-01")
+    # a moment is kept as text that begins with its date: to cut that is quicker than to read it, and rounds nothing
+    day = func.substr(ended, 1, 10)
+    if period == "day":
+        return day
+    if period == "month":
+        return func.substr(ended, 1, 7).concat("-01")
+    # on to Sunday, unless it is one, and back to its Monday
+    return func.date(day, literal_column("'weekday 0'"), literal_column("'-6 days'"))
 
 
 def _value(name: str, value: str) -> Any:

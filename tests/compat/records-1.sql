@@ -1,0 +1,24 @@
+-- Records as release 0.1 wrote them (schema version 1), with {id}, {moment} and {blob} as the database's types.
+CREATE TABLE schema_version (version INTEGER NOT NULL, PRIMARY KEY (version));
+CREATE TABLE executions (id {id} NOT NULL, "user" TEXT NOT NULL, project TEXT NOT NULL, tool TEXT NOT NULL, "key" TEXT NOT NULL, request TEXT NOT NULL, created {moment} NOT NULL, closed {moment}, state VARCHAR(20) NOT NULL, PRIMARY KEY (id));
+CREATE INDEX executions_in_state ON executions (state, created);
+CREATE INDEX executions_by_age ON executions (created);
+CREATE INDEX executions_of_user ON executions ("user", created);
+CREATE TABLE nodes (name VARCHAR(63) NOT NULL, display_name TEXT NOT NULL, public_key TEXT NOT NULL, enrolled {moment} NOT NULL, retired {moment}, last_seen {moment}, heartbeat TEXT, PRIMARY KEY (name));
+CREATE TABLE runs (id {id} NOT NULL, execution {id} NOT NULL, task VARCHAR(63) NOT NULL, node VARCHAR(63) NOT NULL, attempt INTEGER NOT NULL, state VARCHAR(20) NOT NULL, PRIMARY KEY (id), FOREIGN KEY(execution) REFERENCES executions (id));
+CREATE INDEX ix_runs_execution ON runs (execution);
+CREATE TABLE attempts (run {id} NOT NULL, attempt INTEGER NOT NULL, order_body {blob} NOT NULL, issued {moment} NOT NULL, deadline {moment} NOT NULL, dispatched {moment}, state VARCHAR(20) NOT NULL, state_at {moment} NOT NULL, last_number INTEGER NOT NULL, reason_code TEXT, reason_fault TEXT, reason_message TEXT, report TEXT, cancel_requested {moment}, PRIMARY KEY (run, attempt), FOREIGN KEY(run) REFERENCES runs (id));
+CREATE TABLE events (run {id} NOT NULL, attempt INTEGER NOT NULL, number INTEGER NOT NULL, at {moment} NOT NULL, received {moment} NOT NULL, state VARCHAR(20), body TEXT NOT NULL, PRIMARY KEY (run, attempt, number), FOREIGN KEY(run, attempt) REFERENCES attempts (run, attempt));
+INSERT INTO schema_version VALUES (1);
+INSERT INTO executions VALUES ('0b0e4a707d3c5f0a9a513f1c52d2a001', 'ada', 'ages', 'mean', 'k', '[]', '2026-11-23 12:00:00.000000', '2026-11-23 12:09:00.000000', 'SUCCEEDED');
+INSERT INTO nodes VALUES ('site-a', 'SITE A', '', '2026-11-23 11:00:00.000000', NULL, '2026-11-23 12:08:00.000000', NULL);
+INSERT INTO runs VALUES ('1b0e4a707d3c5f0a9a513f1c52d2a001', '0b0e4a707d3c5f0a9a513f1c52d2a001', 'main', 'site-a', 2, 'SUCCEEDED');
+INSERT INTO runs VALUES ('2b0e4a707d3c5f0a9a513f1c52d2a001', '0b0e4a707d3c5f0a9a513f1c52d2a001', 'main', 'site-b', 1, 'RUNNING');
+INSERT INTO attempts VALUES ('1b0e4a707d3c5f0a9a513f1c52d2a001', 1, '', '2026-11-23 12:00:00.000000', '2026-11-24 12:00:00.000000', '2026-11-23 12:00:01.000000', 'LOST', '2026-11-23 12:02:00.000000', 1, 'lost', 'infrastructure', 'silent', NULL, NULL);
+INSERT INTO attempts VALUES ('1b0e4a707d3c5f0a9a513f1c52d2a001', 2, '', '2026-11-23 12:03:00.000000', '2026-11-24 12:00:00.000000', '2026-11-23 12:03:01.000000', 'SUCCEEDED', '2026-11-23 12:08:00.000000', 4, NULL, NULL, NULL, '{"launcher":"docker","exit_code":0,"usage":{"cpu_seconds":12.5,"peak_memory":1000,"estimated":false},"bytes_in":7,"bytes_out":9,"of_later":1}', NULL);
+INSERT INTO attempts VALUES ('2b0e4a707d3c5f0a9a513f1c52d2a001', 1, '', '2026-11-23 12:00:00.000000', '2026-11-24 12:00:00.000000', NULL, 'RUNNING', '2026-11-23 12:02:00.000000', 0, NULL, NULL, NULL, NULL, NULL);
+INSERT INTO events VALUES ('1b0e4a707d3c5f0a9a513f1c52d2a001', 1, 1, '2026-11-23 12:00:10.000000', '2026-11-23 12:00:11.000000', 'ACCEPTED', '{}');
+INSERT INTO events VALUES ('1b0e4a707d3c5f0a9a513f1c52d2a001', 2, 1, '2026-11-23 12:03:10.000000', '2026-11-23 12:03:11.000000', 'STAGING_IN', '{}');
+INSERT INTO events VALUES ('1b0e4a707d3c5f0a9a513f1c52d2a001', 2, 2, '2026-11-23 12:03:15.000000', '2026-11-23 12:03:16.000000', 'RUNNING', '{}');
+INSERT INTO events VALUES ('1b0e4a707d3c5f0a9a513f1c52d2a001', 2, 3, '2026-11-23 12:07:15.000000', '2026-11-23 12:07:16.000000', 'STAGING_OUT', '{}');
+INSERT INTO events VALUES ('1b0e4a707d3c5f0a9a513f1c52d2a001', 2, 4, '2026-11-23 12:08:00.000000', '2026-11-23 12:08:01.000000', 'SUCCEEDED', '{}');
