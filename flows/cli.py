@@ -14,7 +14,7 @@ import click
 import typer
 import typer.core
 
-from flows import cli_apply, cli_nodes, cli_records, cli_reports, cli_tool_run, cli_tools
+from flows import cli_apply, cli_nodes, cli_queue, cli_records, cli_reports, cli_sync, cli_tool_run, cli_tools, cli_watching
 
 if TYPE_CHECKING:
     from fdn_worker.errors import FdnError
@@ -149,11 +149,14 @@ def _quiet_prefect(environ: MutableMapping[str, str]) -> None:
 
 # After `run`, so that it stands first in the help.
 cli_tool_run.add_to(app)
+cli_watching.add_to(app)
 cli_records.add_to(app)
 cli_reports.add_to(app)
 cli_nodes.add_to(app)
+cli_queue.add_to(app)
 cli_tools.add_to(app)
 cli_apply.add_to(app)
+cli_sync.add_to(app)
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
