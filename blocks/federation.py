@@ -18,6 +18,9 @@ class FederationBroker(Block):
     _description = "RabbitMQ (amqps://) or the embedded SQLite broker of a federation."
 
     url: SecretStr = Field(title="Address", description="amqps://USER:PASSWORD@HOST:5671/, or sqlite:///PATH for an embedded federation.")
+    site_url: str = Field(
+        "", title="Address for sites", description="amqps://HOST:PORT/?... as the sites see the broker, where that differs."
+    )
     signing_key: str = Field(
         "", title="Signing key", description="File with the centre's private key, where the flow runs; none in an embedded federation."
     )

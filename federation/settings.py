@@ -27,6 +27,8 @@ class CentreSettings(BaseSettings):
     home: Path = Field(default_factory=default_home)
     #: amqps://USER:PASSWORD@HOST, or sqlite:///PATH.
     broker_url: SecretStr = SecretStr("")
+    #: The broker's address as the sites see it, without a login, for their bundles; empty: as the centre does.
+    broker_site_url: str = ""
     #: s3://KEY:SECRET@HOST/BUCKET, s3+http://..., or file:///PATH.
     store_url: SecretStr = SecretStr("")
     #: The store's address as the sites see it, where it differs: it is part of what is signed.

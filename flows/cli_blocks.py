@@ -31,7 +31,9 @@ def of_settings() -> tuple[Block, ...]:
     """One block of each type, with the addresses of the present settings."""
     settings = load()
     made = (
-        FederationBroker(url=settings.broker_url, signing_key=str(settings.key or ""), key_id=settings.key_id),
+        FederationBroker(
+            url=settings.broker_url, site_url=settings.broker_site_url, signing_key=str(settings.key or ""), key_id=settings.key_id
+        ),
         FederationStore(url=settings.store_url, site_url=settings.store_site_url),
         FederationRecords(url=SecretStr(settings.records_url.get_secret_value())),
     )

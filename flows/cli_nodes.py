@@ -1,4 +1,4 @@
-"""`fem nodes`, `keys`, `relay`, `blocks`: the operator's commands."""
+"""`fem nodes`, `keys`, `relay`, `reconcile`, `blocks`: the operator's commands."""
 
 from __future__ import annotations
 
@@ -15,15 +15,24 @@ nodes = typer.Typer(help="The nodes, and when each was last heard.", add_complet
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(nodes, name="nodes")
-    for command in (keys, relay, blocks):
+    for command in (keys, relay, reconcile, blocks):
         app.command()(command)
 
 
 @nodes.callback(invoke_without_command=True)
 def list_nodes(context: typer.Context, json: Json = False) -> None:
     """The nodes, and when each was last heard: connected, suspect (three heartbeats missed) or gone."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        _list(json)
+
+
+@nodes.command("list")
+def list_too(json: Json = False) -> None:
+    """The same."""
+    _list(json)
+
+
+def _list(json: bool) -> None:
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
@@ -65,19 +74,72 @@ def _ago(moment: datetime | None) -> str:
 
 
 @nodes.command()
+def show(name: Annotated[str, typer.Argument(help="Its id or display name.")], json: Json = False) -> None:
+    """All that is known of one node: what it said last, and its catalogue entry."""
+    from federation.catalogue.find import find_node
+    from federation.catalogue.node import NodeEntry
+    from federation.presence import presence
+    from flows import connection
+    from flows.report import human
+
+    records = connection.centre().records
+    name = find_node(records, name)
+    (node,) = [node for node in presence(records) if node.name == name]
+    row = records.node(name)
+    entry = NodeEntry.model_validate_json(row.document) if row and row.document else None
+    if json:
+        import json as text
+
+        known = {"catalogue": entry.model_dump(mode="json", exclude_defaults=True) if entry else None}
+        typer.echo(text.dumps(node.model_dump(mode="json") | known, indent=1))
+        return
+    facts = {
+        "display name": node.display_name, "presence": f"{node.presence}, heard {_ago(node.last_seen)}",
+        "paused": f"since {row.paused:%Y-%m-%d %H:%M} UTC" if row and row.paused else "",
+    }  # fmt: skip
+    if node.last_seen:
+        facts |= {
+            "version": node.version, "takes orders": "yes" if node.accepting else "no", "problems": "; ".join(node.problems),
+            "slots free": f"{node.slots_free} of {node.slots}", "runs there": str(node.present), "processors": f"{node.cpus:g}",
+            "memory": human(node.memory), "GPUs": str(node.gpus), "disk free": human(node.disk_free), "address": node.address,
+            "launchers": ", ".join(node.launchers), "datasets": ", ".join(node.datasets), "images": ", ".join(node.images),
+        }  # fmt: skip
+    if entry:
+        facts |= {
+            f"catalogue: {key}": _plain(value) for key, value in entry.model_dump(mode="json", exclude_defaults=True).items() if key != "id"
+        }
+    typer.secho(name, bold=True)
+    for label, value in facts.items():
+        if value:
+            typer.echo(f"  {label:<14} {value}")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_plain(each)}" for key, each in value.items())
+    return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)
+
+
+@nodes.command()
 def enrol(
     name: Annotated[str, typer.Argument(help="Its id: a-z, 0-9 and -.")],
     public_key: Annotated[str, typer.Option("--key", help="Its public key, as `fdn-worker init` printed it.")] = "",
     display_name: Annotated[str, typer.Option(help="A name for people.")] = "",
 ) -> None:
-    """Make a node's queues stand and take its word from now on. Doing it again mends or changes it."""
-    from fdn_worker.errors import SettingsError
+    """Make a node's queues stand and take its word from now on. Doing it again mends or changes it.
+
+    Without --key it only writes the bundle that the site needs to make its key.
+    """
+    from federation import bundle
     from federation import enrol as enrolment
     from flows import connection
 
     centre = connection.centre()
+    folder = bundle.write(centre.settings, name)
+    typer.echo(f"bundle for the site: {folder}")
     if not public_key and not centre.settings.embedded:
-        raise SettingsError(f"node {name} needs its public key here", remedy="--key: `fdn-worker init` printed it at the site")
+        typer.echo(f"not enrolled yet: send it, and do this again with the key that it gives: fem nodes enrol {name} --key KEY")
+        return
     enrolment.enrol(centre.broker, centre.records, name, public_key=public_key, display_name=display_name)
     typer.echo(f"enrolled {name}")
 
@@ -106,22 +168,49 @@ def keys(path: Annotated[Path | None, typer.Argument(help="The private key's fil
 
 
 def relay() -> None:
-    """Serve as the federation's relay. It ends with SIGTERM or SIGINT; a second one stands by."""
+    """Serve as the federation's relay. It ends with SIGTERM or SIGINT; a second one stands by.
+
+    Suspended executions that have something to do again are told to Prefect (PREFECT_API_URL).
+    """
     import logging
     import signal
     import threading
 
     from flows import connection
+    from flows.server import drain
+    from flows.waking import Waker
 
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    serving = connection.centre().relay()
+    centre = connection.centre()
+    waker = Waker(centre)
+    serving = centre.relay(waker.tell)
+    waker.start()
     serving.start()
     typer.echo("relay is up")
     stop.wait()
     serving.stop()
+    waker.stop()
+    drain()
+
+
+def reconcile(
+    grace: Annotated[float | None, typer.Option(help="Seconds after a flow run's crash or failure in which a retry may come.")] = None,
+) -> None:
+    """Once: end at the nodes what no live flow run wants, and resume what is suspended though it has something to do."""
+    from federation.reconciling import GRACE
+    from flows import connection
+    from flows.reconcile import one_pass
+    from flows.server import drain
+
+    done = one_pass(connection.centre(), GRACE if grace is None else grace)
+    for name, ids in (("cancelled", done.cancelled), ("closed", done.closed), ("resumed", done.resumed), ("left", done.left)):
+        for execution in ids:
+            typer.echo(f"{name} {execution}")
+    typer.echo(done.explain())
+    drain()
 
 
 def blocks(name: Annotated[str, typer.Argument(help="Under which name.")] = "default") -> None:

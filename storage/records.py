@@ -23,6 +23,7 @@ from storage.folding import fold, is_of, set_state, standing
 from storage.rows import OPEN, AttemptRow, ExecutionRow, LogLine, NodeRow, RunRow
 from storage.schema import LARGEST_NUMBER, attempts, events, executions, nodes
 from storage.schema import runs as run_table
+from storage.wanted import Wanted
 
 __all__ = ["OPEN", "AttemptRow", "ExecutionRow", "LogLine", "NewAttempt", "NodeRow", "Records", "RecordsRefused", "RunRow"]
 
@@ -80,6 +81,11 @@ class Records:
         """For those that go over all rows: reports and retention."""
         return self._db
 
+    @property
+    def wanted(self) -> Wanted:
+        """Which flow run wants which execution."""
+        return Wanted(self._db)
+
     # Executions
 
     def create_execution(
@@ -125,11 +131,14 @@ class Records:
             )
 
     def claim_execution(self, execution: str, flow_run: str) -> datetime | None:
-        """This flow run wants it from now on, and holds a process. Since when it was suspended before, or None."""
+        """This flow run wants it from now on, and holds a process. Since when it was suspended before, or None.
+
+        One that another flow run has suspended stays that one's, which is resumed in its time.
+        """
         with self._db.write() as db:
-            of = executions.c.id == execution
-            suspended = db.scalar(select(executions.c.suspended).where(of).with_for_update())
-            db.execute(update(executions).where(of).values(flow_run=flow_run, suspended=None))
+            mine = (executions.c.id == execution) & (executions.c.suspended.is_(None) | (executions.c.flow_run == flow_run))
+            suspended = db.scalar(select(executions.c.suspended).where(mine).with_for_update())
+            db.execute(update(executions).where(mine).values(flow_run=flow_run, suspended=None))
         return suspended
 
     def execution(self, execution: str) -> ExecutionRow | None:
@@ -269,6 +278,10 @@ class Records:
         """End an attempt whose order was never sent; one that was is left alone. The attempt as it then stands."""
         return self._end(run, attempt, state, reason, sent=False)
 
+    def mark_purged(self, run: str, attempt: int, reason: Reason) -> AttemptRow:
+        """Its order was taken out of the node's queue, so it never runs; an attempt that has ended stays as it is."""
+        return self._end(run, attempt, State.CANCELLED, reason, sent=True)
+
     # Events
 
     def record_events(self, said: Sequence[TaskEvent]) -> tuple[list[TaskEvent], list[TaskEvent]]:
@@ -336,6 +349,11 @@ class Records:
                 return
             if db.execute(select(nodes.c.name).where(nodes.c.name == name)).first() is None:
                 raise RecordsRefused(f"node {name!r} is not enrolled", code="unknown-node", remedy="see `fem nodes`")
+
+    def mark_paused(self, name: str, since: datetime | None) -> None:
+        """Since when the node takes no orders by the centre's wish; None once it does again."""
+        with self._db.write() as db:
+            db.execute(update(nodes).where(nodes.c.name == name).values(paused=since))
 
     def node(self, name: str) -> NodeRow | None:
         """The node, or None."""
