@@ -79,10 +79,10 @@ class Centre:
         signer = Signer.load(settings.key_id, settings.key) if settings.key else Signer()
         return cls(settings, connect(settings.broker_url.get_secret_value(), name="fem"), store, records, signer)
 
-    def relay(self) -> Relay:
-        """A relay on this centre's connections, not yet started."""
-        files = connect(self.settings.broker_url.get_secret_value(), name="fem files")
-        return Relay(self.broker, self.records, self.store, self.signer, unsigned_ok=self.settings.embedded, files=files)
+    def relay(self, on_news: Callable[[set[str]], None] | None = None) -> Relay:
+        """A relay on this centre's connections, not yet started; see there for `on_news`."""
+        files, unsigned_ok = connect(self.settings.broker_url.get_secret_value(), name="fem files"), self.settings.embedded
+        return Relay(self.broker, self.records, self.store, self.signer, unsigned_ok=unsigned_ok, files=files, on_news=on_news)
 
     def ensure_relay(self) -> None:
         """Have a relay in this process, unless a service does its work."""
@@ -103,22 +103,23 @@ class Centre:
 
     # Stage-in
 
-    def stage_in(self, request: TaskRequest, key: str, *, new_attempt: bool = False) -> Submission:
+    def stage_in(self, request: TaskRequest, key: str, *, new_attempt: bool = False, flow_run: str = "") -> Submission:
         """Check the request, put its inputs into the store, write the record and the first order. Nothing is sent.
 
         The same user and key give the execution that stands already; another request under that key is refused.
         With `new_attempt` a run that ended otherwise than in success gets its next attempt (a person's retry).
+        `flow_run` is the Prefect flow run that wants it, if that is to be on record.
         """
         execution = execution_id(request.user, key)
         run = run_id(execution, request.task, request.node)
         standing = self.records.run(str(run))
         # A crash may have come between the record and its first order.
         if standing is None or standing.attempt == 0:
-            self._first(request, key, execution, run)
+            self._first(request, key, execution, run, flow_run)
             attempt = 1
         else:
             # The same request? Raises if not.
-            self._record(request, key, execution, run)
+            self._record(request, key, execution, run, flow_run)
             attempt = standing.attempt
             if new_attempt and State(standing.state) in RETRIED:
                 attempt += 1
@@ -142,7 +143,7 @@ class Centre:
                     f"node {node!r} is not enrolled", remedy=unknown(node, known, "enrolled are") or "enrol it: `fem nodes enrol`"
                 )
 
-    def _first(self, request: TaskRequest, key: str, execution: UUID, run: UUID) -> None:
+    def _first(self, request: TaskRequest, key: str, execution: UUID, run: UUID, flow_run: str) -> None:
         order = self.check(request, key)
         files = {item.name: item for item in order.inputs}
         stored: list[str] = []
@@ -155,7 +156,7 @@ class Centre:
             (order,) = self.with_sources([order], always=request.ship_source)
             if order.source and order.source.pack:
                 stored.append(order.source.pack.where)
-            self._record(request, key, execution, run)
+            self._record(request, key, execution, run, flow_run)
         except BaseException:
             # Nothing half-done stays behind, not even on Ctrl-C; unless the record stands, and with it a claim on them.
             if stored and self.records.run(str(run)) is None:
@@ -167,10 +168,10 @@ class Centre:
         """The orders, those for nodes that reach no Git server (or all, with `always`) with their source in the store."""
         return ship(orders, self.records, self.store, always=always, allow_file=self.settings.source_allow_file)
 
-    def _record(self, request: TaskRequest, key: str, execution: UUID, run: UUID) -> None:
+    def _record(self, request: TaskRequest, key: str, execution: UUID, run: UUID, flow_run: str) -> None:
         self.records.create_execution(
             str(execution), user=request.user, project=request.project, tool=request.tool, key=key,
-            request_json=request.model_dump_json(), runs=[(str(run), request.task, request.node)],
+            request_json=request.model_dump_json(), runs=[(str(run), request.task, request.node)], flow_run=flow_run or None,
         )  # fmt: skip
 
     def _write(self, order: TaskOrder) -> None:

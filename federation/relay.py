@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fdn_worker import protocol
 from fdn_worker.brokers import Broker, Delivery, Subscription
@@ -53,12 +53,15 @@ class Relay:
     """`start` returns at once; `stop` waits for the batch in hand.
 
     `files` is a connection of its own for what goes in chunks over the broker, so that no event waits behind it; the
-    relay closes it.
+    relay closes it. `on_news` is told of executions once it is recorded that a run of theirs has ended, or a server
+    listens; it must return at once, since everything else waits for it.
     """
 
     def __init__(
-        self, broker: Broker, records: Records, store: ObjectStore, signer: Signer, *, unsigned_ok: bool, files: Broker | None = None
-    ) -> None:
+        self, broker: Broker, records: Records, store: ObjectStore, signer: Signer, *, unsigned_ok: bool, files: Broker | None = None,
+        on_news: Callable[[set[str]], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._on_news = on_news
         self._broker, self._records, self._store, self._signer, self._unsigned_ok = broker, records, store, signer, unsigned_ok
         self._deliveries: queue.Queue[Delivery | None] = queue.Queue()
         self._lanes = Lanes("relay-lane")
@@ -127,6 +130,9 @@ class Relay:
         events = [message for _, message, _ in opened if isinstance(message, TaskEvent)]
         if events:
             new, unknown = self._records.record_events(events)
+            news = {str(event.execution) for event in new if event.listening or (event.state is not None and event.state.terminal)}
+            if news and self._on_news is not None:
+                self._on_news(news)
             for event in unknown:
                 log.warning("event %s is of no attempt known here", event.message_id, extra={"action": "event-unknown"})
             # One site may send what bears the id of another's event: what is not recorded is passed on to nobody.

@@ -8,13 +8,10 @@ share), Failed or Cancelled.
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from federation.catalogue.arguments import Role
-from federation.catalogue.find import find_tool
 from prefect import flow, get_run_logger, task
 from prefect.client.schemas.objects import State as PrefectState
 from prefect.runtime import flow_run as current
@@ -23,13 +20,15 @@ from pydantic import Field
 
 from fdn_worker.protocol import Server, State
 from federation import execution, following
+from federation.catalogue.arguments import Role
+from federation.catalogue.find import find_tool
 from federation.centre import Centre, Submission
 from federation.execution import ExecutionResult, Job, NotCompleted
 from federation.request import build
 from federation.results import TaskResult
 from federation.tool_request import ToolRequest
-from flows import connection
-from flows.steps import CONFIRM_SECONDS, STEP, begun_before, cancel_at_nodes, give_name, plain
+from flows import connection, suspending
+from flows.steps import CONFIRM_SECONDS, STEP, cancel_at_nodes, give_name, plain
 
 #: Seconds that the one side of a server and its clients has to end once the other one has.
 LINGER = 60.0
@@ -54,13 +53,14 @@ async def dispatch(job: Job, role: Role, submissions: Sequence[Submission]) -> i
 async def wait(job: Job, role: Role, submissions: Sequence[Submission]) -> dict[str, int]:
     """The nodes' events until the last one; the tasks' log lines go into this run's log. How many ended in which state."""
     logger = get_run_logger()
-    async for event in following.follow(connection.centre(), job, role, submissions):
-        if connection.watcher is not None:
-            connection.watcher(event)
-        if event.lines:
-            logger.info("\n".join(f"{event.node} | {line}" for line in event.lines))
-        if event.state is not None and event.state.terminal:
-            logger.info("%s at %s: %s%s", event.task, event.node, event.state, f" ({event.reason.message})" if event.reason else "")
+    with suspending.in_peace():
+        async for event in following.follow(connection.centre(), job, role, submissions):
+            if connection.watcher is not None:
+                connection.watcher(event)
+            if event.lines:
+                logger.info("\n".join(f"{event.node} | {line}" for line in event.lines))
+            if event.state is not None and event.state.terminal:
+                logger.info("%s at %s: %s%s", event.task, event.node, event.state, f" ({event.reason.message})" if event.reason else "")
     ends = [str(job.states[role.task, node]) for node in role.nodes]
     return {end: ends.count(end) for end in sorted(set(ends))}
 
@@ -87,6 +87,7 @@ async def execute_tool(
     user: str = "",
     project: str = "",
     idempotency_key: str = "",
+    suspend_after: Annotated[float, Field(ge=0)] = 600.0,
 ) -> ExecutionResult | PrefectState[Any]:
     """Run a tool of the catalogue at many nodes.
 
@@ -108,23 +109,25 @@ async def execute_tool(
         user: For whom.
         project: For what.
         idempotency_key: A second submission with it is the first one; empty takes this flow run's id.
+        suspend_after: Seconds of waiting after which a deployment's run lets go of its process; 0 keeps it.
     """
     fields = plain(**locals()) | {"max_parallel": max_parallel or None}
-    key = fields.pop("idempotency_key", current.id)
+    key, patience = fields.pop("idempotency_key", current.id), fields.pop("suspend_after")
     naming = asyncio.create_task(give_name(f"{tool} at {nodes[0] if len(nodes) == 1 else f'{len(nodes)} nodes'}"))
     try:
-        return await _execute(connection.centre(), build(ToolRequest, **fields), key)
+        return await _execute(connection.centre(), build(ToolRequest, **fields), key, patience)
     finally:
         await naming
 
 
-async def _execute(centre: Centre, asked: ToolRequest, key: str) -> PrefectState[Any]:
+async def _execute(centre: Centre, asked: ToolRequest, key: str, patience: float) -> PrefectState[Any]:
     tool = await asyncio.to_thread(find_tool, centre.records, asked.tool)
-    opening = functools.partial(execution.open_job, centre, tool, asked, key, flow_run=current.id, again=begun_before())
-    job = await asyncio.to_thread(opening)
+    again = await asyncio.to_thread(suspending.take_up, centre, asked.user, key)
+    on_record = suspending.flow_run_on_record()
+    job = await asyncio.to_thread(execution.open_job, centre, tool, asked, key, flow_run=on_record, again=again)
     get_run_logger().info("execution %s of %s at %d nodes", job.execution, job.tool.name, len(asked.nodes))
     try:
-        await _run(centre, job)
+        await suspending.until_done(lambda: _run(centre, job), centre, job.execution, suspending.patience(centre, patience))
     except asyncio.CancelledError:
         await asyncio.shield(_cancelled(centre, job))
         raise
@@ -153,6 +156,8 @@ async def _run(centre: Centre, job: Job) -> None:
             await _settled(clients)
     finally:
         await _settled(list(serving.values()))
+        # Taken again by this process, it does nothing anew.
+        job.renewed = frozenset()
 
 
 async def _start(job: Job, role: Role, servers: tuple[Server, ...]) -> asyncio.Task[dict[str, int]]:

@@ -7,6 +7,7 @@ again. A retry by a person gives a run that ended badly a new attempt; an automa
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from dataclasses import replace
 from datetime import datetime
@@ -26,15 +27,16 @@ from federation.centre import Centre, Submission
 from federation.request import TaskRequest, build
 from federation.results import NotSucceeded, TaskResult, links
 from federation.results import stage_out as check_and_close
-from flows import connection
+from flows import connection, suspending
 from flows.report import markdown
-from flows.steps import CONFIRM_SECONDS, PAUSE, STEP, begun_before, cancel_at_nodes, give_name, plain
+from flows.steps import CONFIRM_SECONDS, PAUSE, STEP, cancel_at_nodes, give_name, plain
 
 
 @task(name="stage-in", **STEP)
 async def stage_in(request: TaskRequest, key: str, new_attempt: bool) -> Submission:
     """Inputs into the store, execution and order into the records. Nothing is sent."""
-    return await asyncio.to_thread(connection.centre().stage_in, request, key, new_attempt=new_attempt)
+    flow_run = suspending.flow_run_on_record()
+    return await asyncio.to_thread(connection.centre().stage_in, request, key, new_attempt=new_attempt, flow_run=flow_run)
 
 
 @task(name="dispatch", **STEP)
@@ -53,14 +55,15 @@ async def dispatch(submission: Submission) -> Submission:
 async def wait(submission: Submission) -> State:
     """The node's events until the last one; the task's log lines go into this run's log."""
     logger, state = get_run_logger(), State.QUEUED
-    async for event in waiting.events(connection.centre(), submission):
-        if connection.watcher is not None:
-            connection.watcher(event)
-        if event.lines:
-            logger.info("\n".join(event.lines))
-        if event.state is not None:
-            state = event.state
-            logger.info("%s: %s%s", event.node, event.state, f" ({event.reason.message})" if event.reason else "")
+    with suspending.in_peace():
+        async for event in waiting.events(connection.centre(), submission):
+            if connection.watcher is not None:
+                connection.watcher(event)
+            if event.lines:
+                logger.info("\n".join(event.lines))
+            if event.state is not None:
+                state = event.state
+                logger.info("%s: %s%s", event.node, event.state, f" ({event.reason.message})" if event.reason else "")
     return state
 
 
@@ -101,6 +104,7 @@ async def federated_task(
     project: str = "",
     tool: str = "",
     idempotency_key: str = "",
+    suspend_after: Annotated[float, Field(ge=0)] = 600.0,
 ) -> TaskResult | PrefectState[Any]:
     """Run one container at one node.
 
@@ -132,29 +136,33 @@ async def federated_task(
         project: For what.
         tool: Name of the tool.
         idempotency_key: A second submission with it is the first one; empty takes this flow run's id.
+        suspend_after: Seconds of waiting after which a deployment's run lets go of its process; 0 keeps it.
     """
     fields = plain(**locals())
-    key = fields.pop("idempotency_key", current.id)
+    key, patience = fields.pop("idempotency_key", current.id), fields.pop("suspend_after")
     naming = asyncio.create_task(give_name(f"{tool or argv[0].rpartition('/')[2]} at {node}"))
     try:
-        return await _steps(build(TaskRequest, **fields), key)
+        return await _steps(build(TaskRequest, **fields), key, patience)
     finally:
         await naming
 
 
-async def _steps(request: TaskRequest, key: str) -> PrefectState[Any]:
+async def _steps(request: TaskRequest, key: str, patience: float) -> PrefectState[Any]:
     """The four tasks; the middle two again for each further attempt."""
-    submission = await stage_in(request, key, begun_before())
+    centre = connection.centre()
+    again = await asyncio.to_thread(suspending.take_up, centre, request.user, key)
+    submission = await stage_in(request, key, again)
+    seconds = suspending.patience(centre, patience)
     try:
         while True:
             await dispatch(submission)
-            await wait(submission)
-            if submission.retries <= 0 or not await asyncio.to_thread(_another_attempt, connection.centre(), submission):
+            await suspending.until_done(functools.partial(_wait, submission), centre, submission.execution, seconds)
+            if submission.retries <= 0 or not await asyncio.to_thread(_another_attempt, centre, submission):
                 break
             submission = replace(submission, attempt=submission.attempt + 1, retries=submission.retries - 1)
             await asyncio.sleep(random.uniform(0, PAUSE))
     except asyncio.CancelledError:
-        await asyncio.shield(_cancelled(connection.centre(), submission))
+        await asyncio.shield(_cancelled(centre, submission))
         raise
     result = await stage_out(submission)
     if result.state is State.SUCCEEDED:
@@ -162,6 +170,11 @@ async def _steps(request: TaskRequest, key: str) -> PrefectState[Any]:
     if result.state is State.CANCELLED:
         return Cancelled(message=result.explain())
     return Failed(name=result.state.title(), message=result.explain(), data=NotSucceeded(result))
+
+
+async def _wait(submission: Submission) -> None:
+    # As an asyncio task of its own, whose end in peace does not hide that this one is cancelled.
+    await asyncio.gather(wait(submission))
 
 
 def _another_attempt(centre: Centre, submission: Submission) -> bool:
