@@ -18,6 +18,7 @@ from fdn_worker.protocol.names import (
     event_exchange,
     up_queue,
 )
+from federation.management import Management
 from storage.records import Records
 
 #: Heartbeats that wait while no relay is up; the oldest go first.
@@ -36,8 +37,14 @@ def declare_centre(broker: Broker) -> None:
     )
 
 
-def enrol(broker: Broker, records: Records, node: str, *, public_key: str = "", display_name: str = "") -> None:
-    """Make the node's queues and exchange stand, and record it. Idempotent; a new key or display name replaces the old."""
+def enrol(
+    broker: Broker, records: Records, node: str, *, public_key: str = "", display_name: str = "", management: Management | None = None
+) -> str:
+    """Make the node's user, queues and exchange stand, and record it. Idempotent; a new key or display name replaces the old.
+
+    Without `management` the user is not touched. Returns the password that was made for it, "" if none was.
+    """
+    password = management.admit(node) if management else ""
     declare_centre(broker)
     broker.declare(
         Queue(dead_letter_queue(node)),
@@ -49,6 +56,7 @@ def enrol(broker: Broker, records: Records, node: str, *, public_key: str = "", 
         *chunk_queues(node),
     )
     records.enrol_node(node, public_key=public_key, display_name=display_name)
+    return password
 
 
 def chunk_queues(node: str) -> tuple[Queue | Binding, ...]:
@@ -63,8 +71,10 @@ def chunk_queues(node: str) -> tuple[Queue | Binding, ...]:
     )
 
 
-def retire(broker: Broker, records: Records, node: str) -> None:
-    """Take the node's queues and exchange away, with the orders that wait there."""
+def retire(broker: Broker, records: Records, node: str, *, management: Management | None = None) -> None:
+    """Take the node's user away, which drops its connections, then its queues and exchange, with the orders that wait there."""
     records.retire_node(node)
+    if management:
+        management.expel(node)
     queues = (command_queue(node), control_queue(node), dead_letter_queue(node), up_queue(node), down_queue(node))
     broker.delete(*map(Queue, queues), Exchange(event_exchange(node)))

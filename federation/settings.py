@@ -27,6 +27,11 @@ class CentreSettings(BaseSettings):
     home: Path = Field(default_factory=default_home)
     #: amqps://USER:PASSWORD@HOST, or sqlite:///PATH.
     broker_url: SecretStr = SecretStr("")
+    #: http[s]://USER:PASSWORD@HOST:PORT of RabbitMQ's management interface, through which enrolment makes the sites' users;
+    #: None: they are somebody else's business.
+    broker_management_url: SecretStr | None = None
+    #: What the users made there log in with: a certificate that bears their name, or a password in their bundle.
+    site_login: Literal["certificate", "password"] = "certificate"
     #: The broker's address as the sites see it, without a login, for their bundles; empty: as the centre does.
     broker_site_url: str = ""
     #: s3://KEY:SECRET@HOST/BUCKET, s3+http://..., or file:///PATH.
