@@ -8,15 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from fdn_worker import policy
+from fdn_worker import launchers, policy
 from fdn_worker.errors import Fault, JournalUnavailable, PolicyRefused, SystemFault
+from fdn_worker.holds import Holds
 from fdn_worker.journal import Entry, Journal, Phase
 from fdn_worker.launchers import Launcher
-from fdn_worker.protocol import Reason, State, now
+from fdn_worker.protocol import Reason, State, TaskOrder, now
 from fdn_worker.runner import Attempt
-from fdn_worker.sandbox import RunFolder
 from fdn_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -29,17 +28,18 @@ class Attempts:
         self,
         settings: WorkerSettings,
         journal: Journal,
+        holds: Holds,
         launcher: Callable[[str], Launcher],
         run: Callable[[Attempt], None],
         trouble: Callable[[JournalUnavailable, str], None],
     ) -> None:
-        self._settings, self._journal, self._launcher, self._run, self._trouble = settings, journal, launcher, run, trouble
+        self._settings, self._journal, self._holds, self._launcher = settings, journal, holds, launcher
+        self._run, self._trouble = run, trouble
         self._held: dict[str, Attempt] = {}
         self._ready: deque[Attempt] = deque()
         self._slots_free = settings.slots
         self._lock = threading.RLock()
         self._closed = False
-        self._folder: Path = settings.state_dir / "runs"
 
     def __len__(self) -> int:
         return len(self._held)
@@ -79,16 +79,15 @@ class Attempts:
         order = entry.order
         assert order is not None, "a tombstone is done"
         if entry.phase is Phase.RECEIVED:
-            try:
-                policy.admit(order, self._settings, now())
-            except PolicyRefused as error:
-                reason = Reason(code=error.code, fault=error.fault, message=str(error))
-                log.warning("%s rejected: %s", entry.name, error, extra={"action": "reject"})
+            refused = next(self.refusals(order), None)
+            if refused is not None:
+                reason = Reason(code=refused.code, fault=refused.fault, message=str(refused))
+                log.warning("%s rejected: %s", entry.name, refused, extra={"action": "reject"})
                 self._journal.record(entry.name, phase=Phase.DONE, state=State.REJECTED, reason=reason, finished=now().isoformat())
                 return
             # The intake has other orders to write, and would judge this one alike after a power cut.
             self._journal.record(entry.name, durable=False, phase=Phase.ACCEPTED, state=State.ACCEPTED)
-        attempt = Attempt(entry.name, order, RunFolder(self._folder / entry.name), stop=entry.stop)
+        attempt = Attempt(entry.name, order, self._holds.folder(order), stop=entry.stop)
         with self._lock:
             self._held[entry.name] = attempt
             if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED) and entry.stop is None:
@@ -97,6 +96,13 @@ class Attempts:
             if entry.phase in (Phase.RECEIVED, Phase.ACCEPTED, Phase.STARTED):
                 self._slots_free -= 1  # given back by its thread, even if that only settles it
         self._launch(attempt)
+
+    def refusals(self, order: TaskOrder) -> Iterator[PolicyRefused]:
+        """Every reason why the site, or the launcher, does not take the order now."""
+        yield from policy.refusals(order, self._settings, now())
+        name = order.launcher or self._settings.launcher
+        if name in self._settings.allowed_launchers:
+            yield from launchers.refusals(self._launcher(name), order)
 
     def schedule(self) -> None:
         """Give free slots to those that wait, first come first served."""

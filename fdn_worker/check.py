@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from fdn_worker import launchers, policy
+from fdn_worker import folders, launchers, policy
 from fdn_worker.brokers import connect
 from fdn_worker.errors import FdnError
 from fdn_worker.journal import Journal
@@ -126,7 +126,7 @@ def _launcher(name: str, settings: WorkerSettings) -> Finding:
 
 def _dataset(name: str, settings: WorkerSettings) -> Finding:
     try:
-        folder = policy.dataset(name, settings)
+        folder = folders.dataset(name, settings)
     except FdnError as error:
         return _bad(f"dataset {name}", error)
     return Finding(True, f"dataset {name}", str(folder))

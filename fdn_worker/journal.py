@@ -23,7 +23,7 @@ from typing import Any
 from uuid import UUID
 
 from fdn_worker.errors import JournalUnavailable
-from fdn_worker.protocol import ControlRequest, Reason, Report, Signer, State, TaskEvent, TaskOrder, advance, decode, now, pack
+from fdn_worker.protocol import ControlRequest, Endpoint, Reason, Report, Signer, State, TaskEvent, TaskOrder, advance, decode, now, pack
 from fdn_worker.protocol.envelope import payload_of
 
 _SCHEMA = """
@@ -39,7 +39,10 @@ CREATE TABLE IF NOT EXISTS parts (
     name TEXT NOT NULL, path TEXT NOT NULL, upload_id TEXT NOT NULL, number INTEGER NOT NULL, etag TEXT NOT NULL,
     PRIMARY KEY (name, path, upload_id, number));
 CREATE TABLE IF NOT EXISTS flags (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS holds (
+    name TEXT PRIMARY KEY, ports TEXT NOT NULL, sandbox TEXT, listening INTEGER NOT NULL DEFAULT 0);
 """
+#: A table that comes to be leaves it as it is: an older worker does without the table.
 _VERSION = 1
 
 
@@ -121,7 +124,7 @@ class Journal:
             raise JournalUnavailable(f"journal {path}: {error}", remedy="check the folder's owner and the disk") from error
 
     @contextmanager
-    def _transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """All of it or nothing. What is not `durable` reaches the disk with the next that is: a power cut may undo it, no kill does."""
         with self._lock, self._told():
             try:
@@ -153,18 +156,19 @@ class Journal:
         except (sqlite3.Error, OSError) as error:
             raise JournalUnavailable(f"journal {self._path}: {error}", remedy="look at its disk's free space and its owner") from error
 
-    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+    def read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """What is committed, without waiting for who writes."""
         with self._reading, self._told():
             return self._reader.execute(query, values).fetchall()
 
     def _select(self, where: str, *values: Any) -> list[Entry]:
-        return [_entry(row) for row in self._read(f"SELECT * FROM runs {where}", *values)]  # no value stands in `where`
+        return [_entry(row) for row in self.read(f"SELECT * FROM runs {where}", *values)]  # no value stands in `where`
 
     # Orders and control
 
     def receive(self, order: TaskOrder, payload: bytes) -> bool:
         """Write the order down. False when its run and attempt are known: then its last state goes out again."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             if self._send_again(db, order.name):
                 fresh = False
             else:
@@ -176,14 +180,14 @@ class Journal:
 
     def bury(self, request: ControlRequest, name: str) -> None:
         """A tombstone for an attempt whose order has not come: it is CANCELLED, and stays so when the order comes."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             self._insert(db, name, request, Phase.DONE, State.QUEUED)
             self._write(db, name, State.CANCELLED, reason=None, finished=now().isoformat())
         self.on_event()
 
     def send_again(self, name: str) -> bool:
         """Put the attempt's last state event into the outbox once more; False when there is none."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             known = self._send_again(db, name)
         if known:
             self.on_event()
@@ -230,15 +234,18 @@ class Journal:
         lines: Sequence[str] = (),
         reason: Reason | None = None,
         report: Report | None = None,
+        listening: Sequence[Endpoint] = (),
         durable: bool = True,
         **columns: Any,
     ) -> None:
-        """Write a step of the attempt, with the event that tells of it when there is a state or a line to tell."""
+        """Write a step of the attempt, with the event that tells of it when there is something to tell."""
         if phase is not None:
             columns["phase"] = phase
-        with self._transaction(durable) as db:
-            self._write(db, name, state, lines, reason, report, **columns)
-        if state is not None or lines:
+        with self.transaction(durable) as db:
+            self._write(db, name, state, lines, reason, report, listening, **columns)
+            if listening:
+                db.execute("UPDATE holds SET listening=1 WHERE name=?", (name,))
+        if state is not None or lines or listening:
             self.on_event()
 
     def _write(
@@ -249,9 +256,10 @@ class Journal:
         lines: Sequence[str] = (),
         reason: Reason | None = None,
         report: Report | None = None,
+        listening: Sequence[Endpoint] = (),
         **columns: Any,
     ) -> None:
-        if state is not None or lines:
+        if state is not None or lines or listening:
             row = db.execute("SELECT execution, task, node, run, attempt, number, state FROM runs WHERE name=?", (name,)).fetchone()
             if state is not None:
                 columns["state"] = advance(State(row["state"]), state)
@@ -259,6 +267,7 @@ class Journal:
             event = TaskEvent(
                 execution=row["execution"], task=row["task"], node=row["node"], run=row["run"], attempt=row["attempt"],
                 number=number, at=now(), state=state, lines=tuple(lines), reason=reason, report=report,
+                listening=tuple(listening),
             )  # fmt: skip
             body = pack(event, self._signer)
             db.execute("INSERT INTO outbox (message_id, body) VALUES (?, ?)", (event.message_id, body))
@@ -282,53 +291,54 @@ class Journal:
 
     def forget(self, before: str) -> None:
         """Drop attempts that ended before that moment and whose orders have expired: a replay of those is refused by its expiry."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM runs WHERE phase='done' AND finished < ? AND deadline < ?", (before, now().isoformat()))
-            db.execute("DELETE FROM parts WHERE name NOT IN (SELECT name FROM runs)")
+            for table in ("parts", "holds"):
+                db.execute(f"DELETE FROM {table} WHERE name NOT IN (SELECT name FROM runs)")  # table names are ours
 
     # Uploads under way
 
     def part_done(self, name: str, path: str, upload_id: str, number: int, etag: str) -> None:
         """Remember that the store took a part."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?)", (name, path, upload_id, number, etag))
 
     def parts(self, name: str, path: str) -> dict[str, dict[int, str]]:
         """The finished parts of a file: upload id -> part number -> etag. Number 0 marks an upload that was begun."""
         uploads: dict[str, dict[int, str]] = {}
-        for row in self._read("SELECT upload_id, number, etag FROM parts WHERE name=? AND path=?", name, path):
+        for row in self.read("SELECT upload_id, number, etag FROM parts WHERE name=? AND path=?", name, path):
             uploads.setdefault(row["upload_id"], {})[row["number"]] = row["etag"]
         return uploads
 
     def parts_forgotten(self, name: str, path: str | None = None) -> None:
         """Forget the uploads of a file, or of the attempt."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM parts WHERE name=? AND (? IS NULL OR path=?)", (name, path, path))
 
     # The outbox
 
     def pending(self, limit: int = 200) -> list[tuple[int, str, bytes]]:
         """Messages that wait to be sent, oldest first: (number, message id, body)."""
-        rows = self._read("SELECT * FROM outbox ORDER BY id LIMIT ?", limit)
+        rows = self.read("SELECT * FROM outbox ORDER BY id LIMIT ?", limit)
         # Another thread's may have been committed and not be on the disk yet.
         self._sync()
         return [(row["id"], row["message_id"], row["body"]) for row in rows]
 
     def sent(self, numbers: Sequence[int]) -> None:
         """The broker has confirmed these. Forgotten by a power cut, they are sent again, which does no harm."""
-        with self._transaction(durable=False) as db:
+        with self.transaction(durable=False) as db:
             db.executemany("DELETE FROM outbox WHERE id=?", [(number,) for number in numbers])
 
     # What another process tells this one
 
     def flag(self, name: str) -> str | None:
         """The value of a flag, such as `drain`; None when it is not set."""
-        rows = self._read("SELECT value FROM flags WHERE name=?", name)
+        rows = self.read("SELECT value FROM flags WHERE name=?", name)
         return rows[0]["value"] if rows else None
 
     def set_flag(self, name: str, value: str | None) -> None:
         """Set a flag, or clear it."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             if value is None:
                 db.execute("DELETE FROM flags WHERE name=?", (name,))
             else:

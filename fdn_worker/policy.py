@@ -1,82 +1,107 @@
-"""The site's word on an order, before anything of it is touched. Raises PolicyRefused; its message goes to the centre."""
+"""The site's word on an order, before anything of it is touched: every reason why it is not taken, none for one that is.
+
+Quick, since it is asked on the broker's consuming thread. The messages go to the centre.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+from fdn_worker import folders
 from fdn_worker.errors import PolicyRefused
 from fdn_worker.protocol import TaskOrder
 from fdn_worker.settings import WorkerSettings
 
 
-def admit(order: TaskOrder, settings: WorkerSettings, moment: datetime) -> None:
-    """Return if the site takes the order at `moment`."""
-    if order.node != settings.node:
-        raise PolicyRefused(f"the order is for node {order.node}, this is {settings.node}", code="wrong-audience")
+def refusals(order: TaskOrder, settings: WorkerSettings, moment: datetime) -> Iterator[PolicyRefused]:
+    """Why the site does not take the order at `moment`; an order is refused with the first, a plan tells all."""
+    node = settings.node
+    if order.node != node:
+        yield PolicyRefused(f"the order is for node {order.node}, this is {node}", code="wrong-audience")
     if order.deadline <= moment:
-        raise PolicyRefused(
+        yield PolicyRefused(
             f"the order's deadline {order.deadline:%Y-%m-%d %H:%M:%S} UTC has passed", code="expired", remedy="submit it again"
         )
-    launcher = order.launcher or settings.launcher
-    if launcher not in settings.allowed_launchers:
-        raise PolicyRefused(
-            f"node {settings.node} does not allow launcher {launcher!r}",
+    if (order.launcher or settings.launcher) not in settings.allowed_launchers:
+        yield PolicyRefused(
+            f"node {node} does not allow launcher {order.launcher!r}",
             code="launcher-refused",
             remedy=f"it allows {', '.join(settings.allowed_launchers)}",
         )
-    if order.network and not settings.allow_network:
-        raise PolicyRefused(f"node {settings.node} gives tasks no network", code="network-refused")
+    yield from _network(order, settings)
     for name in order.datasets:
-        dataset(name, settings)
-    resources(order, settings)
+        yield from _raised(folders.dataset, name, settings)
+    for mount in order.mounts:
+        if mount.kind != "sandbox":
+            yield from _raised(folders.mounted, mount, settings)
+    for shelf in sorted({move.shelf for move in order.moves}):
+        yield from _raised(folders.shelf, shelf, settings)
+    if order.sandbox is not None and not settings.keep_sandboxes:
+        yield PolicyRefused(f"node {node} keeps no sandboxes", code="sandbox-refused", remedy="order it with a fresh one")
+    yield from _resources(order, settings)
     if order.source is not None and order.source.repository.startswith("file:") and not settings.source.allow_file:
-        raise PolicyRefused(f"node {settings.node} takes source over https:// only", code="source-refused")
+        yield PolicyRefused(f"node {node} takes source over https:// only", code="source-refused")
 
 
-def dataset(name: str, settings: WorkerSettings) -> Path:
-    """The real folder of a dataset, which must lie under one of the site's data roots, links resolved."""
-    folder = settings.datasets.get(name)
-    if folder is None:
-        raise PolicyRefused(
-            f"node {settings.node} has no dataset {name!r}",
-            code="dataset-unknown",
-            remedy=f"it offers {', '.join(sorted(settings.datasets)) or 'none'}",
+def _network(order: TaskOrder, settings: WorkerSettings) -> Iterator[PolicyRefused]:
+    node, range_ = settings.node, settings.published
+    if order.ports and not range_:
+        yield PolicyRefused(
+            f"node {node} lets no task be reached", code="ports-refused", remedy="let a node serve that declares an address and ports"
         )
+        return
+    for port in order.ports:
+        if port.host is not None and port.host not in range_:
+            yield PolicyRefused(
+                f"node {node} does not publish port {port.host}", code="ports-refused",
+                remedy=f"it publishes {settings.ports}; name no port of the host and it takes a free one",
+            )  # fmt: skip
+    if len(order.ports) > len(range_):
+        yield PolicyRefused(
+            f"the order publishes {len(order.ports)} ports, node {node} has {len(range_)}", code="ports-refused", remedy="ask for fewer"
+        )
+    # Who may publish ports, or may reach a server, has its network for that.
+    if (order.network or order.servers) and not (settings.allow_network or order.ports or (order.servers and settings.allow_servers)):
+        if order.servers:
+            yield PolicyRefused(f"node {node} lets no task reach a server elsewhere", code="network-refused")
+        else:
+            yield PolicyRefused(f"node {node} gives tasks no network", code="network-refused")
+
+
+def _raised(look: Callable[..., object], *of: object) -> Iterator[PolicyRefused]:
     try:
-        real, roots = folder.resolve(), [root.resolve() for root in settings.data_roots]
-        there = real.is_dir()
-    except (OSError, RuntimeError) as error:  # a RuntimeError tells of links in a circle
-        raise PolicyRefused(
-            f"dataset {name!r} of node {settings.node} cannot be read", code="dataset-unavailable", remedy="tell the site"
-        ) from error
-    if not there:
-        raise PolicyRefused(f"dataset {name!r} of node {settings.node} is not a folder", code="dataset-unavailable", remedy="tell the site")
-    if not any(real.is_relative_to(root) for root in roots):
-        raise PolicyRefused(
-            f"dataset {name!r} of node {settings.node} leads outside its data roots", code="dataset-refused", remedy="tell the site"
-        )
-    return real
+        look(*of)
+    except PolicyRefused as refused:
+        yield refused
 
 
-def resources(order: TaskOrder, settings: WorkerSettings) -> None:
-    """Refuse what is more than the site allows, or than the machine has."""
+def _resources(order: TaskOrder, settings: WorkerSettings) -> Iterator[PolicyRefused]:
+    """What is more than the site allows, or than the machine has."""
     wanted, limits = order.resources, settings.limits
-    checks = (
+    checks: tuple[tuple[str, float, float], ...] = (
         ("cpus", wanted.cpus, limits.cpus or machine_cpus()),
         ("bytes of memory", wanted.memory, limits.memory or machine_memory()),
+        ("gpus", wanted.gpus, _gpus(order, settings)),
         ("bytes of disk", wanted.disk, max(0, disk_free(settings.state_dir) - limits.disk_reserve)),
         ("seconds", order.timeout, limits.timeout),
     )
     for what, asked, most in checks:
         if asked > most:
-            raise PolicyRefused(
+            yield PolicyRefused(
                 f"the order asks for {asked:,.10g} {what}, node {settings.node} gives at most {most:,.10g}",
                 code="resources",
                 remedy="ask for less",
             )
+
+
+def _gpus(order: TaskOrder, settings: WorkerSettings) -> int:
+    if settings.limits.gpus is not None:
+        return settings.limits.gpus
+    return machine_gpus() if order.resources.gpus else 0
 
 
 def machine_cpus() -> float:
@@ -87,6 +112,12 @@ def machine_cpus() -> float:
 def machine_memory() -> int:
     """Bytes of physical memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def machine_gpus(root: Path = Path("/")) -> int:
+    """GPUs of NVIDIA's driver; their devices count where its own list cannot be seen, as in a container."""
+    listed = [*(root / "proc/driver/nvidia/gpus").glob("*")]
+    return len(listed or [*(root / "dev").glob("nvidia[0-9]*")])
 
 
 def disk_free(folder: Path) -> int:

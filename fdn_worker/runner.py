@@ -1,9 +1,9 @@
 """One attempt, from order to manifest: a linear procedure that a restarted worker enters where it was.
 
-1. stage in    folders, datasets, image, source, inputs          phase accepted
+1. stage in    ports, folders, datasets, image, source, inputs   phase accepted
 2. start       the launcher starts it, or adopts what runs       phase started
-3. follow      log lines out, until it has ended                 phase exited
-4. collect     how it ended; its outputs, hashed                 (the slot is free from here)
+3. follow      log lines and open ports out, until it has ended  phase exited
+4. collect     how it ended; its outputs, hashed, and moves made (the slot is free from here)
 5. stage out   log and outputs up, the manifest last             phase uploaded
 6. finish      the last event; launcher and folders cleared      phase done
 """
@@ -21,17 +21,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from fdn_worker import policy
-from fdn_worker.errors import Fault, FdnError, JournalUnavailable, PolicyRefused, SystemFault, TaskFailed
+from fdn_worker import folders
+from fdn_worker.errors import Fault, FdnError, JournalUnavailable, PolicyRefused, SystemFault
+from fdn_worker.holds import Hold, Holds, bind_address
 from fdn_worker.journal import Entry, Journal, Phase, outcome_json, read_outcome
-from fdn_worker.launchers import Exit, Launcher, LaunchSpec
+from fdn_worker.launchers import Bind, Exit, Launcher, LaunchSpec
 from fdn_worker.logs import LogSink
-from fdn_worker.protocol import Manifest, ManifestFile, Reason, Report, Signer, State, TaskOrder, Usage, now, pack
+from fdn_worker.protocol import Endpoint, Manifest, ManifestFile, Mount, Reason, Report, Signer, State, TaskOrder, Usage, now, pack
 from fdn_worker.protocol.manifest import LOG_PATH, MANIFEST_PATH
 from fdn_worker.sandbox import RunFolder, collect, describe
+from fdn_worker.serving import watching
 from fdn_worker.settings import WorkerSettings
+from fdn_worker.shelves import shelve
 from fdn_worker.source import SourceCache
-from fdn_worker.transfer import Stopped, Transfers, Upload
+from fdn_worker.transfer import Transfers, Upload
+from fdn_worker.way import Stopped
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ STOPS = {
     "cancelled": (State.CANCELLED, None),
     "timeout": (State.FAILED, Reason(code="timeout", fault=Fault.USER, message="the task ran longer than its timeout")),
     "deadline": (State.FAILED, Reason(code="deadline", fault=Fault.USER, message="the execution's deadline passed before the task's end")),
+    "port-not-open": (State.FAILED, Reason(code="port-not-open", fault=Fault.USER, message="the task did not open all of its ports in time")),
 }  # fmt: skip
 
 
@@ -51,8 +56,10 @@ class Site(Protocol):
     signer: Signer
     transfers: Transfers
     sources: SourceCache
+    holds: Holds
 
     def launcher(self, name: str) -> Launcher: ...
+    def end(self, attempt: Attempt, why: str) -> None: ...
     def slot(self) -> AbstractContextManager[None]: ...
 
 
@@ -103,6 +110,7 @@ def _execute(attempt: Attempt, entry: Entry, site: Site) -> Exit:
     """Steps 1 to 3, with a slot."""
     order, name = attempt.order, attempt.name
     launcher = site.launcher(entry.launcher or order.launcher or site.settings.launcher)
+    ran = 0.0
     if entry.phase is not Phase.STARTED:
         _go_on(attempt)
         if entry.state is not State.STAGING_IN:
@@ -110,28 +118,42 @@ def _execute(attempt: Attempt, entry: Entry, site: Site) -> Exit:
         spec = _stage_in(attempt, launcher, site)
         _go_on(attempt)
         launcher.start(spec)
-        attempt.ends = time.monotonic() + order.timeout
         site.journal.record(name, phase=Phase.STARTED, state=State.RUNNING, started=now().isoformat(), image=spec.image)
         entry = _entry(site.journal, name)
     else:
         # Across a restart there is only the wall's clock to tell how long it has run.
-        ran = (now() - datetime.fromisoformat(entry.started)).total_seconds() if entry.started else 0.0
-        attempt.ends = time.monotonic() + order.timeout - max(0.0, ran)
+        ran = max(0.0, (now() - datetime.fromisoformat(entry.started)).total_seconds()) if entry.started else 0.0
+    attempt.ends = time.monotonic() + order.timeout - ran
     attempt.sink = LogSink(entry, attempt.folder.log, site.journal, site.settings.limits, live=site.settings.logs == "live")
     attempt.running = True
     try:
         if attempt.stopping():
             launcher.stop(name, site.settings.grace)
-        return launcher.follow(name, attempt.sink.line, attempt.sink.cursor)
+        with _serving(attempt, launcher, site, order.listen_within - ran):
+            return launcher.follow(name, attempt.sink.line, attempt.sink.cursor)
     finally:
         attempt.running = False
         attempt.sink.close()
 
 
+def _serving(attempt: Attempt, launcher: Launcher, site: Site, within: float) -> AbstractContextManager[None]:
+    """Inside, it is told when the attempt's ports are open, or the attempt is ended when they are not in time."""
+    hold = site.holds.of(attempt.name) if attempt.order.ports else None
+    ports = hold.ports if hold is not None and not hold.listening else {}
+    endpoints = [Endpoint(port=port, host=site.settings.address, published=published) for port, published in ports.items()]
+    return watching(
+        launcher, attempt.name, ports, within,
+        opened=lambda: site.journal.record(attempt.name, listening=endpoints), late=lambda: site.end(attempt, "port-not-open"),
+    )  # fmt: skip
+
+
 def _stage_in(attempt: Attempt, launcher: Launcher, site: Site) -> LaunchSpec:
     order, folder, settings = attempt.order, attempt.folder, site.settings
+    folders.check(order, settings)
+    hold = site.holds.take(order) if order.ports or order.sandbox else Hold({}, False)
     folder.make()
-    datasets = {name: policy.dataset(name, settings) for name in order.datasets}
+    datasets = {name: folders.dataset(name, settings) for name in order.datasets}
+    mounts = tuple(_bind(mount, folder, settings) for mount in order.mounts)
     image = launcher.prepare(order.image, order.image_digest)
     _go_on(attempt)
     if order.source is not None:
@@ -143,8 +165,15 @@ def _stage_in(attempt: Attempt, launcher: Launcher, site: Site) -> LaunchSpec:
     return LaunchSpec(
         name=attempt.name, node=order.node, argv=order.argv, image=image, environment=order.environment, sandbox=folder.sandbox,
         datasets=datasets, inputs=folder.inputs if order.inputs else None, source=folder.source if order.source else None,
-        resources=order.resources, network=order.network,
+        resources=order.resources, network=order.network or bool(order.ports or order.servers), variables=settings.variables,
+        ports=hold.ports, bind=bind_address(settings) if hold.ports else "", mounts=mounts,
     )  # fmt: skip
+
+
+def _bind(mount: Mount, folder: RunFolder, settings: WorkerSettings) -> Bind:
+    if mount.kind == "sandbox":
+        return Bind(folders.in_sandbox(mount.source, folder.sandbox), mount.target, read_only=False)
+    return Bind(folders.mounted(mount, settings), mount.target)
 
 
 def _go_on(attempt: Attempt) -> None:
@@ -156,8 +185,9 @@ def _judged(attempt: Attempt, exit_: Exit) -> tuple[State, Reason | None]:
     """What an exit means. A wish to stop explains an end by force, but not one that came before it could work."""
     if attempt.stop is not None and exit_.code != 0:
         return STOPS[attempt.stop]
-    if attempt.stop == "cancelled":
-        return STOPS["cancelled"]
+    # A server that is told to end may well end with 0.
+    if attempt.stop in ("cancelled", "port-not-open"):
+        return STOPS[attempt.stop]
     if exit_.out_of_memory:
         memory = f"{attempt.order.resources.memory:,}"
         return State.FAILED, Reason(
@@ -185,8 +215,9 @@ def _settle(attempt: Attempt, site: Site, state: State, reason: Reason | None, e
         try:
             found = collect(attempt.folder.sandbox, order.outputs, most_files=limits.output_files, most_bytes=limits.output_bytes)
             files = [file for file, _ in found]
-        except TaskFailed as error:
-            state, reason = _outcome(error)
+            shelve(order, attempt.folder, site.settings)
+        except FdnError as error:
+            state, reason, files = State.FAILED, _outcome(error)[1], []
     log_file = attempt.folder.log
     if site.settings.logs != "never" and log_file.exists() and log_file.stat().st_size:
         files.append(describe(log_file, LOG_PATH))
@@ -247,6 +278,7 @@ def _finish(attempt: Attempt, site: Site) -> None:
     try:
         if entry.launcher is not None:
             site.launcher(entry.launcher).remove(attempt.name)
+        attempt.folder.used()
         attempt.folder.remove()
     except (SystemFault, OSError) as error:
         # Swept when the worker next starts, or by its hourly sweep.

@@ -22,10 +22,12 @@ class RunFolder:
     """`sandbox/` is the task's to write; `inputs/`, `source/` and `log` are the node's."""
 
     root: Path
+    #: Folder that holds the sandbox instead, when that outlives the attempt.
+    kept: Path | None = None
 
     @property
     def sandbox(self) -> Path:
-        return self.root / "sandbox"
+        return (self.kept or self.root) / "sandbox"
 
     @property
     def inputs(self) -> Path:
@@ -42,24 +44,36 @@ class RunFolder:
     def make(self) -> None:
         """Make the folders; what stands already stays."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.kept is not None:
+            self.kept.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.used()
         # A container's user reaches its mounts directly, never through this folder.
         self.sandbox.mkdir(exist_ok=True)
 
+    def used(self) -> None:
+        """A kept sandbox was in use now: its age is told by the folder around it, in which no task can write."""
+        if self.kept is not None and self.kept.exists():
+            os.utime(self.kept)
+
     def remove(self) -> None:
-        """Take all of it away. Idempotent."""
-        if not self.root.exists():
-            return
-        try:
-            shutil.rmtree(self.root)
-        except PermissionError:
-            # A task may close its own folders to whoever is not root.
-            for folder, names, _ in os.walk(self.root):
-                for path in (Path(folder) / name for name in names):
-                    if not path.is_symlink():
-                        path.chmod(0o700)
-            shutil.rmtree(self.root)
-        except RecursionError as error:
-            raise OSError(errno.ENAMETOOLONG, "its folders lie too deep in each other", str(self.root)) from error
+        """Take all of it away but a kept sandbox. Idempotent."""
+        if self.root.exists():
+            remove_tree(self.root)
+
+
+def remove_tree(root: Path) -> None:
+    """Take a folder away with all that a task made in it."""
+    try:
+        shutil.rmtree(root)
+    except PermissionError:
+        # A task may close its own folders to whoever is not root.
+        for folder, names, _ in os.walk(root):
+            for path in (Path(folder) / name for name in names):
+                if not path.is_symlink():
+                    path.chmod(0o700)
+        shutil.rmtree(root)
+    except RecursionError as error:
+        raise OSError(errno.ENAMETOOLONG, "its folders lie too deep in each other", str(root)) from error
 
 
 def collect(sandbox: Path, patterns: Sequence[str], *, most_files: int, most_bytes: int) -> list[tuple[ManifestFile, Path]]:
@@ -74,7 +88,7 @@ def collect(sandbox: Path, patterns: Sequence[str], *, most_files: int, most_byt
     unmatched = set(patterns)
     found: list[tuple[ManifestFile, Path]] = []
     total = 0
-    for path, info in _walk(sandbox):
+    for path, info in walk(sandbox):
         hits = [pattern for pattern, glob in globs if glob.matches(path)]
         if not hits:
             continue
@@ -101,7 +115,7 @@ def collect(sandbox: Path, patterns: Sequence[str], *, most_files: int, most_byt
     return sorted(found, key=lambda pair: pair[0].path)
 
 
-def _walk(top: Path) -> Iterator[tuple[str, os.stat_result]]:
+def walk(top: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Everything below `top` but folders: (POSIX path, lstat). Folders are opened without following links."""
 
     def refuse(error: OSError) -> None:

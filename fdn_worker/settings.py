@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -10,12 +11,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as VariableError
 
 from fdn_worker.errors import SettingsError
 from fdn_worker.protocol.base import Id, Way
+from fdn_worker.protocol.order import PLACES, PORT_VARIABLE, Text, VariableName
 
 DEFAULT_PATH = Path("/etc/fdn-worker/fdn-worker.toml")
 MIB = 1024**2
@@ -50,6 +62,7 @@ class LimitsSection(_Section):
     #: What an order may ask for at most; None is the machine's own.
     cpus: float | None = None
     memory: ByteSize | None = None
+    gpus: Annotated[int, Field(ge=0)] | None = None
     timeout: float = 30 * 24 * 3600.0
     #: Files and bytes of the outputs together.
     output_files: int = 100_000
@@ -105,14 +118,32 @@ class WorkerSettings(BaseSettings):
     allowed_launchers: tuple[str, ...] = ("docker",)
     #: Launcher name -> its own options.
     launchers: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict)]
-    #: Whether an order may ask for the network.
+    #: Whether an order may ask for the network, or at least reach the server of its own execution.
     allow_network: bool = False
+    allow_servers: bool = False
+    #: Where others reach servers that run here, by name or number; "" lets nothing be reached.
+    address: str = ""
+    #: Address of this machine at which their ports are published; "" is `address` itself, so that no other one is opened.
+    bind: str = ""
+    #: Ports of this machine that tasks may publish, such as "20000-20999"; "" is none.
+    ports: Annotated[str, StringConstraints(pattern=r"^(\d{1,5}-\d{1,5})?$")] = ""
+    #: What the centre may do with the images here: nothing, see them, or pull and remove them too.
+    images: Literal["none", "list", "manage"] = "list"
     #: When a task's log lines leave the site: as they come, with its outputs alone, or not at all.
     logs: Literal["live", "after-release", "never"] = "live"
 
     #: Dataset name -> folder; each must lie under one of the roots.
     datasets: Annotated[dict[Id, Path], Field(default_factory=dict)]
     data_roots: tuple[Path, ...] = ()
+    #: Folders of this machine below which an order may have paths of its own mounted, read-only.
+    host_paths: tuple[Path, ...] = ()
+    #: Shelf name -> folder into which orders may have results copied that are to stay here.
+    shelves: Annotated[dict[Id, Path], Field(default_factory=dict)]
+    #: NAME -> value, for every task: in its environment, and for `$NAME` in its command.
+    variables: Annotated[dict[VariableName, Text], Field(default_factory=dict)]
+    #: Whether an order may have its sandbox kept for the next one of the same user, and days after which an unused one goes.
+    keep_sandboxes: bool = False
+    keep_days: Annotated[float, Field(gt=0)] = 30.0
 
     limits: LimitsSection = LimitsSection()
     transfer: TransferSection = TransferSection()
@@ -136,13 +167,44 @@ class WorkerSettings(BaseSettings):
             raise ValueError("must be an absolute path")
         return value
 
+    @field_validator("host_paths")
+    @classmethod
+    def _below_the_root(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if wrong := [str(path) for path in value if not path.is_absolute() or path == Path("/")]:
+            raise ValueError(f"{wrong[0]!r} must be an absolute path, and not the root")
+        return value
+
+    @field_validator("variables")
+    @classmethod
+    def _no_place(cls, value: dict[str, str]) -> dict[str, str]:
+        if taken := sorted(name for name in value if name in PLACES or name.startswith(PORT_VARIABLE)):
+            raise ValueError(f"{taken[0]} is set by the worker itself; name it otherwise")
+        return value
+
+    @field_validator("bind")
+    @classmethod
+    def _numeric(cls, value: str) -> str:
+        if value:
+            ipaddress.ip_address(value)
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> WorkerSettings:
+        if self.ports and not self.address:
+            raise ValueError(f"ports {self.ports!r} are of no use without the address at which others reach them")
+        if self.ports and not (self.published and self.published[0] > 0 and self.published[-1] <= 65535):
+            raise ValueError(f"ports {self.ports!r} must be a first and a last one, of 1 to 65535")
         if self.launcher not in self.allowed_launchers:
             raise ValueError(f"launcher {self.launcher!r} is not among allowed_launchers {list(self.allowed_launchers)}")
         if not self.embedded and self.keys.private is None:
             raise ValueError("keys.private is required with this broker: only an embedded federation works unsigned")
         return self
+
+    @property
+    def published(self) -> range:
+        """The ports that tasks may publish."""
+        first, _, last = self.ports.partition("-")
+        return range(int(first), int(last) + 1) if last else range(0)
 
     @property
     def embedded(self) -> bool:

@@ -25,6 +25,7 @@ from fdn_worker.errors import (
     SystemFault,
 )
 from fdn_worker.heart import Heart
+from fdn_worker.holds import Holds
 from fdn_worker.journal import Journal
 from fdn_worker.launchers import Launcher
 from fdn_worker.outbox import Outbox
@@ -75,7 +76,10 @@ class Worker:
         self.transfers = Transfers.of(settings, broker, self.journal, self.signer, self._keyring)
         self.sources = SourceCache(settings.state_dir / "git", allow_file=settings.source.allow_file, timeout=settings.source.timeout)
         self._launchers: dict[str, Launcher] = {}
-        self.attempts = Attempts(settings, self.journal, self.launcher, lambda attempt: runner.run(attempt, self), self._journal_fails)
+        self.holds = Holds(settings, self.journal)
+        self.attempts = Attempts(
+            settings, self.journal, self.holds, self.launcher, lambda attempt: runner.run(attempt, self), self._journal_fails
+        )
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._intake: Subscription | None = None
@@ -103,6 +107,10 @@ class Worker:
     def slot(self) -> AbstractContextManager[None]:
         """The slot that the present attempt has, given back at the end."""
         return self.attempts.slot()
+
+    def end(self, attempt: runner.Attempt, why: str) -> None:
+        """Have an attempt stopped; `why` is a key of runner.STOPS."""
+        self.attempts.end(attempt, why)
 
     # Life
 
@@ -164,6 +172,10 @@ class Worker:
                 RunFolder(runs / leftover).remove()
             except OSError as error:
                 log.warning("run folder %s stays behind: %s", leftover, error, extra={"action": "sweep-later"})
+        try:
+            self.holds.sweep()
+        except (OSError, JournalUnavailable) as error:
+            log.warning("kept sandboxes stay behind: %s", error, extra={"action": "sweep-later"})
 
     def _unwanted(self, found: set[str]) -> set[str]:
         """Those among `found` that no attempt has any more. An attempt is known here before anything of it stands."""

@@ -6,18 +6,27 @@ finds what its predecessor started, and nothing is started twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from fdn_worker.errors import SettingsError
-from fdn_worker.protocol import Resources, Usage
+from fdn_worker.errors import PolicyRefused, SettingsError
+from fdn_worker.protocol import ImageHere, Resources, TaskOrder, Usage
 
 GROUP = "fdn_worker.launchers"
 PullPolicy = Literal["always", "if-not-present", "never"]
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A folder or file of the host that the task sees at `target` as well."""
+
+    source: Path
+    target: str
+    read_only: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,12 @@ class LaunchSpec:
     source: Path | None = None
     resources: Resources = field(default_factory=Resources)
     network: bool = False
+    #: The site's own variables, for the environment and to be filled in.
+    variables: Mapping[str, str] = field(default_factory=dict)
+    #: Port of the task -> port of this machine at which others reach it, on the address `bind` alone.
+    ports: Mapping[int, int] = field(default_factory=dict)
+    bind: str = ""
+    mounts: tuple[Bind, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +106,56 @@ class Launcher(Protocol):
 
     def names(self, node: str) -> set[str]:
         """Names of this node's attempts that the launcher still holds, live or exited."""
+
+
+# What a launcher may offer besides. One that lacks `Serving` gets no order with ports, one that lacks `Particular` none
+# with mounts: what it does not know of, it would leave out without a word.
+
+
+@runtime_checkable
+class Serving(Protocol):
+    """Tasks of this launcher can be servers."""
+
+    def listening(self, name: str, ports: Mapping[int, int]) -> set[int]:
+        """Those ports of the task at which the task itself takes connections now. No connection is made to find out."""
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """Knows all that an order may hold, and which of it this launcher, with its options, does not take."""
+
+    def refusals(self, order: TaskOrder) -> Iterator[PolicyRefused]:
+        """Every reason; quick, without asking an engine."""
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Tasks of this launcher come from images."""
+
+    def version(self) -> str:
+        """The engine's, for people."""
+
+    def images(self) -> list[ImageHere]:
+        """All that are here, by name."""
+
+    def look(self, image: str | None, digest: str | None) -> str | None:
+        """What `prepare` would return if the image is here; None if it has yet to be pulled. Raises as `prepare` does."""
+
+    def pull(self, image: str) -> None:
+        """Have it here, from its registry. Raises TaskFailed (image-missing)."""
+
+    def drop(self, image: str) -> None:
+        """Take the name away, and the image with its last one. Raises TaskFailed (image-missing, image-in-use)."""
+
+
+def refusals(launcher: Launcher, order: TaskOrder) -> Iterator[PolicyRefused]:
+    """Why this launcher does not take the order."""
+    if order.ports and not isinstance(launcher, Serving):
+        yield PolicyRefused("this launcher publishes no ports", code="ports-refused", remedy="name another one")
+    if isinstance(launcher, Particular):
+        yield from launcher.refusals(order)
+    elif order.mounts:
+        yield PolicyRefused("this launcher mounts no folders", code="mounts-refused", remedy="name another one")
 
 
 def load(name: str, options: Mapping[str, Any], state: Path) -> Launcher:

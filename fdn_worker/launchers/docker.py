@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fdn_worker.errors import LauncherUnavailable, PolicyRefused, TaskFailed
 from fdn_worker.launchers import Exit, LaunchSpec, LogLine
-from fdn_worker.launchers.docker_config import LABEL_NAME, LABEL_NODE, DockerOptions, container_config
+from fdn_worker.launchers.docker_config import LABEL_NAME, LABEL_NODE, DockerOptions, container_config, refusals
 from fdn_worker.launchers.options import read_options
+from fdn_worker.launchers.sockets import connectable, listened
+from fdn_worker.protocol import ImageHere, TaskOrder
+
+if TYPE_CHECKING:
+    from fdn_worker.launchers.docker_engine import ContainerState
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +40,14 @@ class DockerLauncher:
     def prepare(self, image: str | None, digest: str | None) -> str | None:
         from fdn_worker.launchers.docker_images import ensure
 
-        if image is None:
-            raise TaskFailed("the order names no image", code="image-missing", remedy="name one, or ask for the launcher process")
-        return ensure(self._engine, self.options.pull_policy, image, digest)
+        return ensure(self._engine, self.options.pull_policy, _named(image), digest)
 
     def start(self, spec: LaunchSpec) -> None:
         from docker.errors import APIError
 
         config = container_config(spec, self.options, self._accounts.parent(spec.name))
-        self._give_away(spec)
+        for folder in {spec.sandbox, *(mount.source for mount in spec.mounts if not mount.read_only)}:
+            self._give_away(folder)
         with self._engine.to(f"create {spec.name}") as api:
             try:
                 api.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]
@@ -93,19 +98,55 @@ class DockerLauncher:
             found = api.containers(all=True, filters={"label": [f"{LABEL_NODE}={node}"]})
         return {container["Labels"][LABEL_NAME] for container in found if LABEL_NAME in container["Labels"]}
 
-    def _give_away(self, spec: LaunchSpec) -> None:
-        """Make the sandbox the task's."""
+    def refusals(self, order: TaskOrder) -> Iterator[PolicyRefused]:
+        return refusals(order, self.options)
+
+    def listening(self, name: str, ports: Mapping[int, int]) -> set[int]:
+        # A published port proves nothing: Docker's own proxy takes connections there while nobody listens in the container.
+        state = self._engine.state(name)
+        found = listened(state.pid, loopback=False) if _sees(state) else None
+        if found is None:
+            found = {port for port in ports for address in state.addresses if connectable(address, port)}
+        return found & set(ports)
+
+    # Images
+
+    def version(self) -> str:
+        return f"Docker {self._engine.facts().version}"
+
+    def images(self) -> list[ImageHere]:
+        from fdn_worker.launchers.docker_images import listed
+
+        return listed(self._engine)
+
+    def look(self, image: str | None, digest: str | None) -> str | None:
+        from fdn_worker.launchers.docker_images import look
+
+        return look(self._engine, self.options.pull_policy, _named(image), digest)
+
+    def pull(self, image: str) -> None:
+        from fdn_worker.launchers.docker_images import pull
+
+        pull(self._engine, image)
+
+    def drop(self, image: str) -> None:
+        from fdn_worker.launchers.docker_images import drop
+
+        drop(self._engine, image)
+
+    def _give_away(self, folder: Path) -> None:
+        """Make a folder the task's."""
         uid, gid = self.options.ids
         try:
-            os.chown(spec.sandbox, uid, gid)
+            os.chown(folder, uid, gid)
         except PermissionError as error:
             if uid != os.getuid():
                 log.warning(
                     "sandbox %s cannot be given to %s: %s; set user in [launchers.docker] to the worker's own ids",
-                    spec.sandbox, self.options.user, error, extra={"action": "sandbox-owner"},
+                    folder, self.options.user, error, extra={"action": "sandbox-owner"},
                 )  # fmt: skip
         except OSError as error:
-            raise LauncherUnavailable(f"sandbox {spec.sandbox}: {error.strerror}") from error
+            raise LauncherUnavailable(f"sandbox {folder}: {error.strerror}") from error
 
     def _refused(self, spec: LaunchSpec, error: Exception) -> TaskFailed | PolicyRefused | LauncherUnavailable:
         """What the daemon's refusal to create or start means."""
@@ -121,3 +162,17 @@ class DockerLauncher:
         if status == 400 and "bind source path" not in why:
             return no_command(spec.argv[0], why) if "exec:" in why else TaskFailed(f"Docker refuses the task: {why}", code="launch-refused")
         return LauncherUnavailable(f"Docker at {self._engine.host} could not start {spec.name}: {why}")
+
+
+def _sees(state: ContainerState) -> bool:
+    """Whether the process of that number is the container's: a worker in a container of its own, or far from Docker, sees others."""
+    try:
+        return state.pid > 0 and state.id in Path(f"/proc/{state.pid}/cgroup").read_text()
+    except OSError:
+        return False
+
+
+def _named(image: str | None) -> str:
+    if image is None:
+        raise TaskFailed("the order names no image", code="image-missing", remedy="name one, or ask for the launcher process")
+    return image

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, field_validator
 
 from fdn_worker.errors import PolicyRefused
-from fdn_worker.launchers import LaunchSpec, PullPolicy
+from fdn_worker.launchers import Bind, LaunchSpec, PullPolicy
 from fdn_worker.launchers.options import Options
 from fdn_worker.launchers.places import command_of
+from fdn_worker.protocol import Mount, TaskOrder
 
 DATA, SANDBOX, INPUTS, SOURCE = "/data", "/sandbox", "/inputs", "/source"
 LABEL_NODE, LABEL_NAME = "fdn.node", "fdn.name"
+#: What no mount may lie at or below: the container's own views of the kernel.
+_KERNEL = ("/proc", "/sys", "/dev")
 Size = Annotated[str, StringConstraints(pattern=r"^[1-9]\d*[kmg]?$")]
 
 
@@ -64,10 +66,44 @@ class DockerOptions(Options):
         return int(uid), int(gid or uid)
 
 
+def refusals(order: TaskOrder, options: DockerOptions) -> Iterator[PolicyRefused]:
+    """What of an order these options do not take."""
+    if (order.network or order.ports or order.servers) and options.network == "none":
+        yield _no_network(order.node)
+    taken = [SANDBOX, *(f"{DATA}/{name}" for name in order.datasets), *[INPUTS] * bool(order.inputs), *[SOURCE] * bool(order.source)]
+    for mount in order.mounts:
+        target = mount.target
+        if any(_at_or_below(target, root) for root in _KERNEL):
+            yield PolicyRefused(f"nothing may be mounted at {target}", code="mounts-refused", remedy="mount it elsewhere")
+        elif not _is_place(mount, order):
+            # Below the sandbox there is room to mount in; any other folder there is read-only.
+            clash = [other for other in taken if _at_or_below(other, target) or (other != SANDBOX and _at_or_below(target, other))]
+            if clash:
+                yield PolicyRefused(f"mount {target} is in the way of {clash[0]}", code="mounts-refused", remedy="mount it elsewhere")
+            taken.append(target)
+
+
+def _at_or_below(path: str, root: str) -> bool:
+    return f"{path}/".startswith(f"{root}/")
+
+
+def _is_place(mount: Mount, order: TaskOrder) -> bool:
+    """Whether the mount asks for what is there anyway: tools of older catalogues name each folder."""
+    if mount.kind == "dataset":
+        return mount.source in order.datasets and mount.target == f"{DATA}/{mount.source}"
+    return mount.kind == "sandbox" and not mount.source and mount.target == SANDBOX
+
+
+def _no_network(node: str) -> PolicyRefused:
+    return PolicyRefused(
+        f"node {node} grants no network to tasks", code="network-refused", remedy="order it without network, ports and servers"
+    )
+
+
 def container_config(spec: LaunchSpec, options: DockerOptions, cgroup: str | None) -> dict[str, Any]:
     """The body of Docker's create call. Raises PolicyRefused for a network that the node does not grant."""
     if spec.network and options.network == "none":
-        raise PolicyRefused(f"node {spec.node} grants no network to tasks", code="network-refused", remedy="order it without network")
+        raise _no_network(spec.node)
     command = command_of(spec, data=DATA, sandbox=SANDBOX, inputs=INPUTS, source=SOURCE)
     return {
         "Image": spec.image,
@@ -79,6 +115,7 @@ def container_config(spec: LaunchSpec, options: DockerOptions, cgroup: str | Non
         "Env": [f"{name}={value}" for name, value in command.environment.items()],
         "User": "{}:{}".format(*options.ids),
         "WorkingDir": SANDBOX,
+        "ExposedPorts": {f"{port}/tcp": {} for port in spec.ports},
         "Labels": {LABEL_NODE: spec.node, LABEL_NAME: spec.name},
         "HostConfig": _host_config(spec, options) | ({"CgroupParent": cgroup} if cgroup else {}),
     }
@@ -92,6 +129,7 @@ def _host_config(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
         "Privileged": False,
         "ReadonlyRootfs": True,
         "NetworkMode": options.network if spec.network else "none",
+        "PortBindings": {f"{port}/tcp": [{"HostIp": spec.bind, "HostPort": str(published)}] for port, published in spec.ports.items()},
         "IpcMode": "private",
         "Init": True,
         "PidsLimit": options.pids,
@@ -111,15 +149,10 @@ def _host_config(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
 
 
 def _mounts(spec: LaunchSpec) -> Iterator[dict[str, Any]]:
-    yield _bind(spec.sandbox, SANDBOX, read_only=False)
-    for name, folder in spec.datasets.items():
-        yield _bind(folder, f"{DATA}/{name}")
-    for folder_or_none, target in ((spec.inputs, INPUTS), (spec.source, SOURCE)):
-        if folder_or_none is not None:
-            yield _bind(folder_or_none, target)
-
-
-def _bind(source: Path, target: str, *, read_only: bool = True) -> dict[str, Any]:
-    # Without NonRecursive a file system that is mounted below `source` would come along, and writable.
+    places = [Bind(spec.sandbox, SANDBOX, read_only=False), *(Bind(folder, f"{DATA}/{name}") for name, folder in spec.datasets.items())]
+    places += [Bind(folder, target) for folder, target in ((spec.inputs, INPUTS), (spec.source, SOURCE)) if folder is not None]
+    there = {place.target for place in places}
+    # Without NonRecursive a file system that is mounted below a source would come along, and writable.
     options = {"Propagation": "rprivate", "NonRecursive": True}
-    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only, "BindOptions": options}
+    for bind in (*places, *(mount for mount in spec.mounts if mount.target not in there)):
+        yield {"Type": "bind", "Source": str(bind.source), "Target": bind.target, "ReadOnly": bind.read_only, "BindOptions": options}

@@ -36,6 +36,7 @@ class Facts:
     cgroup_driver: str
     rootless: bool
     live_restore: bool
+    version: str
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class ContainerState:
     out_of_memory: bool
     started: datetime
     finished: datetime
+    id: str = ""
+    #: Of its first process; 0 when there is none.
+    pid: int = 0
+    #: Its own addresses on Docker's networks.
+    addresses: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -96,6 +102,7 @@ class Engine:
                 cgroup_driver=info.get("CgroupDriver", ""),
                 rootless=any("rootless" in option for option in info.get("SecurityOptions") or ()),
                 live_restore=bool(info.get("LiveRestoreEnabled")),
+                version=str(info.get("ServerVersion", "")),
             )
         return self._facts
 
@@ -103,12 +110,14 @@ class Engine:
         """How the container stands; RunVanished when it is gone."""
         with self.to(f"inspect {name}") as api:
             try:
-                state = api.inspect_container(name)["State"]
+                found = api.inspect_container(name)
             except NotFound as error:
                 raise RunVanished(f"Docker at {self.host} has no container {name}") from error
+        state = found["State"]
         return ContainerState(
             state["Status"], state["ExitCode"], bool(state["OOMKilled"]),
-            datetime.fromisoformat(state["StartedAt"]), datetime.fromisoformat(state["FinishedAt"]),
+            datetime.fromisoformat(state["StartedAt"]), datetime.fromisoformat(state["FinishedAt"]), found["Id"], state["Pid"],
+            tuple(network["IPAddress"] for network in found["NetworkSettings"]["Networks"].values() if network["IPAddress"]),
         )  # fmt: skip
 
     def wait(self, name: str, seconds: float) -> None:

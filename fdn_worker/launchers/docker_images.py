@@ -9,6 +9,7 @@ from docker.errors import APIError, NotFound
 from fdn_worker.errors import LauncherUnavailable, TaskFailed
 from fdn_worker.launchers import PullPolicy
 from fdn_worker.launchers.docker_engine import Engine, one_line, reason
+from fdn_worker.protocol import ImageHere
 
 #: What registries say of an image that they do not have, or not for us.
 _ABSENT = ("not found", "manifest unknown", "access denied", "does not exist", "unauthorized", "denied:")
@@ -19,17 +20,12 @@ def ensure(engine: Engine, policy: PullPolicy, image: str, digest: str | None) -
 
     An order's digest may be either of the two. Raises TaskFailed (image-missing, digest-differs).
     """
+    here = None if policy == "always" else look(engine, policy, image, digest)
+    if here is not None:
+        return here
     found = None if policy == "always" else _local(engine, image)
-    if found and (digest is None or digest in _digests(found)):
-        return _pinned(found, image)
-    if policy == "never":
-        if found is None:
-            raise TaskFailed(
-                f"image {image} is not at this node, whose pull policy is never", code="image-missing", remedy="have the site load it"
-            )
-        raise _differs(image, found, digest, "its pull policy is never")
     try:
-        _pull(engine, f"{_repository(image)}@{digest}" if digest else image)
+        pull(engine, f"{_repository(image)}@{digest}" if digest else image)
     except (LauncherUnavailable, TaskFailed) as error:
         if found is None:
             raise
@@ -38,6 +34,50 @@ def ensure(engine: Engine, policy: PullPolicy, image: str, digest: str | None) -
     if found is None:
         raise LauncherUnavailable(f"image {image} was pulled and is gone again", remedy="is something else clearing images away?")
     return _pinned(found, image)
+
+
+def look(engine: Engine, policy: PullPolicy, image: str, digest: str | None) -> str | None:
+    """The same, if the image is here; None if it has yet to be pulled. TaskFailed where the policy forbids that."""
+    found = _local(engine, image)
+    if found and (digest is None or digest in _digests(found)):
+        return _pinned(found, image)
+    if policy != "never":
+        return None
+    if found is None:
+        raise TaskFailed(
+            f"image {image} is not at this node, whose pull policy is never", code="image-missing", remedy="have the site load it"
+        )
+    raise _differs(image, found, digest, "its pull policy is never")
+
+
+def listed(engine: Engine) -> list[ImageHere]:
+    """All images that have a name, by name."""
+    with engine.to("list images") as api:
+        found: list[dict[str, Any]] = api.images()
+    return sorted(
+        (
+            ImageHere(name=name, digest=_pinned(image, name).rpartition("@")[2], size=image["Size"])
+            for image in found
+            for name in image["RepoTags"] or ()
+            if name != "<none>:<none>"
+        ),
+        key=lambda image: image.name,
+    )
+
+
+def drop(engine: Engine, image: str) -> None:
+    """Take the name away. Raises TaskFailed (image-missing, image-in-use)."""
+    with engine.to(f"remove image {image}") as api:
+        try:
+            api.remove_image(image)
+        except NotFound as error:
+            raise TaskFailed(f"image {image} is not here", code="image-missing", remedy="see which are: list them") from error
+        except APIError as error:
+            if error.status_code != 409:
+                raise
+            raise TaskFailed(
+                f"image {image} is in use: {reason(error)}", code="image-in-use", remedy="wait for its tasks to end"
+            ) from error
 
 
 def _local(engine: Engine, image: str) -> dict[str, Any] | None:
@@ -53,7 +93,8 @@ def _local(engine: Engine, image: str) -> dict[str, Any] | None:
     return found
 
 
-def _pull(engine: Engine, reference: str) -> None:
+def pull(engine: Engine, reference: str) -> None:
+    """Have it here, from its registry. Raises TaskFailed (image-missing)."""
     with engine.to(f"pull {reference}") as api:
         tag = None if "@" in reference or ":" in reference.rpartition("/")[2] else "latest"
         try:

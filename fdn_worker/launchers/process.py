@@ -3,7 +3,8 @@
 Of an order's wishes, memory (RLIMIT_DATA: private writable memory of each process, not of all together; RLIMIT_AS would
 count address space that is only reserved) and disk (RLIMIT_FSIZE: of each file) are limited; cpus, gpus, network and
 image are not looked at, and datasets are not read-only beyond the permissions of their files. Whether memory ran out
-cannot be told. CPU seconds are of all processes of the task; peak memory is that of its largest one, and at least what
+cannot be told. A port that an order publishes is one of this machine's, at which the task listens itself, on whatever
+address it likes. CPU seconds are of all processes of the task; peak memory is that of its largest one, and at least what
 the shim itself has (about 10 MB).
 
 An attempt is the folder ROOT/<name>: `data/` (links to the datasets, if any), and the keeper's `claim` and `log` (see
@@ -14,21 +15,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ByteSize, Field
 
-from fdn_worker.errors import LauncherUnavailable, RunVanished, SettingsError, TaskFailed
+from fdn_worker.errors import LauncherUnavailable, PolicyRefused, RunVanished, SettingsError, TaskFailed
 from fdn_worker.launchers import Exit, LaunchSpec, LogLine
 from fdn_worker.launchers.options import Options, read_options
 from fdn_worker.launchers.places import command_of
 from fdn_worker.launchers.process_log import Tail
 from fdn_worker.launchers.process_server import Server
 from fdn_worker.launchers.process_tree import Keeper
-from fdn_worker.protocol import Usage
+from fdn_worker.launchers.sockets import listened
+from fdn_worker.protocol import TaskOrder, Usage
 
 #: Seconds between two looks at a live task's log; its end is noticed at once.
 _TICK = 0.05
@@ -111,10 +113,22 @@ class ProcessLauncher:
         keepers = (Keeper.of(claim.parent) for claim in self._root.glob("*/claim"))
         return {keeper.home.name for keeper in keepers if keeper is not None and keeper.node == node}
 
+    def refusals(self, order: TaskOrder) -> Iterator[PolicyRefused]:
+        if order.mounts:
+            yield PolicyRefused(
+                "a process sees this machine's folders as they are, so nothing can be mounted for it", code="mounts-refused",
+                remedy="use the launcher docker, or $DATA_PATH/NAME and $SANDBOX_PATH in the command",
+            )  # fmt: skip
+
+    def listening(self, name: str, ports: Mapping[int, int]) -> set[int]:
+        keeper = Keeper.of(self._root / name)
+        found = listened(keeper.pid, loopback=True) if keeper is not None else None
+        return {port for port, published in ports.items() if published in (found or ())}
+
     def _request(self, home: Path, spec: LaunchSpec) -> dict[str, Any]:
         command = command_of(
             spec, data=str(home / "data"), sandbox=str(spec.sandbox),
-            inputs=str(spec.inputs or home / "inputs"), source=str(spec.source or home / "source"),
+            inputs=str(spec.inputs or home / "inputs"), source=str(spec.source or home / "source"), shared_ports=True,
         )  # fmt: skip
         # Of /proc/loadavg's five words the fourth is "running/all" threads of the machine.
         threads = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])

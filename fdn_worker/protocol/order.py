@@ -13,6 +13,9 @@ from fdn_worker.protocol.names import container_name, run_id
 #: Environment variables that the node sets itself, and that `$NAME` in argv and environment stands for.
 PLACES = ("DATA_PATH", "SANDBOX_PATH", "INPUT_PATH", "SOURCE_PATH", "NODE_NAME")
 
+#: Prefix of the variables that tell a task which port it is to listen on.
+PORT_VARIABLE = "PORT_"
+
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 COMMIT_PATTERN = r"^[0-9a-f]{40}([0-9a-f]{24})?$"
@@ -85,8 +88,8 @@ TcpPort = Annotated[int, Field(ge=1, le=65535)]
 class Port(Part):
     """A port that the task listens on. The node publishes it at `host`, or at one of its own choice if that is None.
 
-    The task finds the number that it is to listen on in the variable PORT_<container>: a container's own port, or, where
-    the launcher has no network of its own (process), the published one.
+    The task finds the number that it is to listen on in the variable PORT_<container>, which `$PORT_<container>` stands
+    for as well: a container's own port, or, where the launcher has no network of its own (process), the published one.
     """
 
     container: TcpPort

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fdn_worker import policy
+from fdn_worker import folders, policy
 from fdn_worker.errors import Fault, PolicyRefused
 from fdn_worker.protocol import Source, now
 from fdn_worker.settings import WorkerSettings
@@ -38,17 +38,27 @@ def site(tmp_path: Path) -> WorkerSettings:
     )  # fmt: skip
 
 
+def refusals(site: WorkerSettings, **changes: Any) -> list[PolicyRefused]:
+    found = list(policy.refusals(an_order(**{"timeout": 10.0} | changes), site, now()))
+    assert {error.fault for error in found} <= {Fault.POLICY}
+    assert not any("\n" in str(error) for error in found)
+    return found
+
+
 def refusal(site: WorkerSettings, **changes: Any) -> PolicyRefused:
-    with pytest.raises(PolicyRefused) as caught:
-        policy.admit(an_order(**{"timeout": 10.0} | changes), site, now())
-    assert caught.value.fault is Fault.POLICY
-    assert "\n" not in str(caught.value)
-    return caught.value
+    """The one reason."""
+    (error,) = refusals(site, **changes)
+    return error
 
 
 def test_what_the_site_takes(site: WorkerSettings) -> None:
-    policy.admit(an_order(timeout=100.0, datasets=("census", "in"), resources={"cpus": 2.0, "memory": "1GiB"}), site, now())
-    policy.admit(an_order(timeout=1.0, launcher="process", source={"repository": "https://x.org/y", "commit": "0" * 40}), site, now())
+    assert refusals(site, timeout=100.0, datasets=("census", "in"), resources={"cpus": 2.0, "memory": "1GiB"}) == []
+    assert refusals(site, launcher="process", source={"repository": "https://x.org/y", "commit": "0" * 40}) == []
+
+
+def test_a_plan_hears_every_reason(site: WorkerSettings) -> None:
+    found = refusals(site, network=True, datasets=("cencus", "census", "out"), timeout=101.0, resources={"cpus": 3})
+    assert [error.code for error in found] == ["network-refused", "dataset-unknown", "dataset-refused", "resources", "resources"]
 
 
 @pytest.mark.parametrize(
@@ -75,8 +85,8 @@ def test_an_order_past_its_deadline(site: WorkerSettings) -> None:
     error = refusal(site, deadline=moment - timedelta(seconds=1))
     assert error.code == "expired"
     assert f"deadline {moment - timedelta(seconds=1):%Y-%m-%d %H:%M:%S} UTC has passed (submit it again)" in str(error)
-    with pytest.raises(PolicyRefused, match="has passed"):
-        policy.admit(an_order(deadline=moment, timeout=1.0), site, moment)
+    (error,) = policy.refusals(an_order(deadline=moment, timeout=1.0), site, moment)
+    assert error.code == "expired"
 
 
 @pytest.mark.parametrize(
@@ -101,12 +111,12 @@ def test_a_data_set_lies_below_a_root_with_its_links_resolved(site: WorkerSettin
 
 
 def test_a_data_set_is_its_real_folder(site: WorkerSettings, tmp_path: Path) -> None:
-    assert policy.dataset("in", site) == tmp_path / "data/census"
+    assert folders.dataset("in", site) == tmp_path / "data/census"
 
 
 def test_without_a_root_there_is_no_data(site: WorkerSettings) -> None:
     with pytest.raises(PolicyRefused, match="leads outside its data roots"):
-        policy.dataset("census", site.model_copy(update={"data_roots": ()}))
+        folders.dataset("census", site.model_copy(update={"data_roots": ()}))
 
 
 def test_source_from_a_file_is_a_setting(site: WorkerSettings) -> None:
@@ -114,12 +124,12 @@ def test_source_from_a_file_is_a_setting(site: WorkerSettings) -> None:
     error = refusal(site, source=source)
     assert (error.code, error.message) == ("source-refused", "node site-a takes source over https:// only")
     allowing = site.model_copy(update={"source": site.source.model_copy(update={"allow_file": True})})
-    policy.admit(an_order(timeout=1.0, source=source), allowing, now())
+    assert refusals(allowing, source=source) == []
 
 
 def test_what_the_site_does_not_limit_the_machine_does(tmp_path: Path) -> None:
     site = settings(tmp_path, allow_network=True)
-    policy.admit(an_order(network=True, resources={"cpus": policy.machine_cpus(), "memory": policy.machine_memory()}), site, now())
+    assert refusals(site, network=True, resources={"cpus": policy.machine_cpus(), "memory": policy.machine_memory()}) == []
     for resources in ({"cpus": policy.machine_cpus() + 1}, {"memory": policy.machine_memory() + 1}):
         assert refusal(site, resources=resources).code == "resources"
 

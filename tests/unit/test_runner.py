@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -26,12 +26,12 @@ from fdn_worker.errors import (
     SystemFault,
     TaskFailed,
 )  # fmt: skip
+from fdn_worker.holds import Holds
 from fdn_worker.journal import Journal, Phase
 from fdn_worker.launchers import Exit, LaunchSpec, LogLine
 from fdn_worker.protocol import Manifest, Reason, Report, Signer, State, TaskEvent, TaskOrder, Usage, now, pack, unpack
 from fdn_worker.protocol.envelope import payload_of
 from fdn_worker.runner import Attempt
-from fdn_worker.sandbox import RunFolder
 from fdn_worker.source import SourceCache
 from fdn_worker.transfer import Stopped, Upload
 from tests.unit.helpers import MOMENT, OPEN, an_order, settings
@@ -47,6 +47,9 @@ class Launcher:
         self.task: Callable[[Path], object] = lambda _: None
         self.calls: list[str] = []
         self.spec: LaunchSpec | None = None
+        #: The end of a server, which `follow` waits for.
+        self.ended = threading.Event()
+        self.open: set[int] = set()
 
     def _call(self, step: str) -> None:
         self.calls.append(step)
@@ -66,7 +69,12 @@ class Launcher:
         self._call("follow")
         for number in (1, 2):
             on_line(LogLine(f"line {number}", str(number)))
+        if self.spec is not None and self.spec.ports:
+            assert self.ended.wait(20)
         return self.exit
+
+    def listening(self, name: str, ports: Mapping[int, int]) -> set[int]:
+        return self.open & set(ports)
 
     def stop(self, name: str, grace: float) -> None:
         self._call("stop")
@@ -103,6 +111,7 @@ class Site:
         self.signer = Signer()
         self.journal = Journal(folder / "journal.db", self.signer)
         self.sources = SourceCache(folder / "git", allow_file=True, timeout=30.0)
+        self.holds = Holds(self.settings, self.journal)
         self.transfers: Any = Transfers()
         self.fake = Launcher()
         self.slots = 0
@@ -128,7 +137,11 @@ class Site:
         order = an_order(**changes)
         self.journal.receive(order, payload_of(pack(order, self.signer)))
         self.journal.record(order.name, phase=Phase.ACCEPTED, state=State.ACCEPTED)
-        return Attempt(order.name, order, RunFolder(self.settings.state_dir / "runs" / order.name), stop=stop)
+        return Attempt(order.name, order, self.holds.folder(order), stop=stop)
+
+    def end(self, attempt: Attempt, why: str) -> None:
+        attempt.stop = why
+        self.fake.ended.set()
 
     def events(self) -> list[TaskEvent]:
         return [unpack(body, OPEN)[0] for _, _, body in self.journal.pending(999)]  # type: ignore[misc]
