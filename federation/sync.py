@@ -46,8 +46,9 @@ class Step:
 def difference(catalogue: Catalogue, nodes: Sequence[NodeRow], tools: Sequence[ToolRow], *, keys: bool) -> list[Step]:
     """What there is to do, nodes first. `keys`: a node is enrolled once the folder has its public key, and waits until then.
 
-    A folder without any node says nothing about nodes. Only what a sync enrolled is ever retired, never what an operator
-    enrolled by hand.
+    A folder without any node says nothing about nodes, and one without any tool nothing about tools: so one folder may hold
+    these and another one those, and an empty checkout takes nothing away. Only what a sync enrolled is ever retired, never
+    what an operator enrolled by hand.
     """
     return [
         *_of_nodes(catalogue.nodes, {row.name: row for row in nodes}, keys),
@@ -79,9 +80,10 @@ def _of_tools(wanted: Mapping[str, Tool], there: Mapping[str, ToolRow]) -> Itera
             yield Step("add", "tool", name, f"version {tool.version}" if tool.version else "")
         elif changed := _changed(row.document, document(tool)):
             yield Step("change", "tool", name, changed)
-    for name, row in there.items():
-        if row.withdrawn is None and name not in wanted:
-            yield Step("withdraw", "tool", name)
+    if wanted:
+        for name, row in there.items():
+            if row.withdrawn is None and name not in wanted:
+                yield Step("withdraw", "tool", name)
 
 
 def document(entry: NodeEntry | Tool) -> str:

@@ -20,7 +20,7 @@ def sync(
 ) -> None:
     """Make the federation match a folder: nodes enrolled or retired, tools added, changed or withdrawn.
 
-    A wrong file stops it before anything changes. A folder without any node leaves all nodes as they are.
+    A wrong file stops it before anything changes. A folder without any node leaves all nodes as they are, and so with tools.
     """
     from federation.catalogue.folder import load
     from federation.sync import carry_out, differing
