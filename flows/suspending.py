@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import httpx
 from prefect import get_client, get_run_logger
+from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.flow_runs import suspend_flow_run
 from prefect.runtime import flow_run as current
@@ -49,7 +50,9 @@ def take_up(centre: Centre, user: str, key: str) -> bool:
 
 def patience(centre: Centre, seconds: float) -> float | None:
     """Seconds after which this flow run lets go of its process; None where it keeps it."""
-    may = current.deployment_id and not current.parent_flow_run_id and centre.settings.relay == "service"
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    may = run is not None and run.deployment_id and not run.parent_task_run_id and centre.settings.relay == "service"
     return seconds if may and seconds > 0 else None
 
 
