@@ -113,6 +113,7 @@ def status(settings: SettingsPath = DEFAULT, json: Annotated[bool, typer.Option(
         "node": loaded.node,
         "alive": _alive(loaded.state_dir / "worker.lock"),
         "draining": journal.flag("drain") is not None,
+        "paused": journal.flag("paused") is not None,
         "unfinished": len(entries),
         "started": sum(entry.phase == "started" for entry in entries),
         "slots": loaded.slots,

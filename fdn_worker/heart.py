@@ -11,6 +11,7 @@ from fdn_worker import __version__, policy
 from fdn_worker.attempts import Attempts
 from fdn_worker.brokers import Broker
 from fdn_worker.errors import FdnError
+from fdn_worker.inventory import Inventory
 from fdn_worker.journal import Journal
 from fdn_worker.outbox import Outbox
 from fdn_worker.protocol import Heartbeat, Present, Signer, now, pack
@@ -32,10 +33,16 @@ class Node(Protocol):
     journal: Journal
     outbox: Outbox
     attempts: Attempts
+    inventory: Inventory
     problems: dict[str, str]
 
     @property
     def accepting(self) -> bool: ...
+
+
+def problems(node: Node) -> list[str]:
+    """What the site's administrator should look at, in plain words."""
+    return [*node.problems.values(), *([node.outbox.problem] if node.outbox.problem else [])]
 
 
 class Heart:
@@ -61,12 +68,12 @@ class Heart:
     def _next(self) -> Heartbeat:
         node, settings = self._node, self._node.settings
         self._number += 1
-        problems = [*node.problems.values(), *([node.outbox.problem] if node.outbox.problem else [])]
         unfinished = node.journal.unfinished()[:MOST_PRESENT]
         return Heartbeat(
             node=settings.node, session=self._session, number=self._number, at=now(), interval=settings.heartbeat,
             worker_version=__version__, launchers=settings.allowed_launchers, datasets=tuple(sorted(settings.datasets)),
             slots=settings.slots, slots_free=node.attempts.slots_free, cpus=policy.machine_cpus(), memory=policy.machine_memory(),
-            disk_free=policy.disk_free(settings.state_dir), transfer=settings.transfer.by, accepting=node.accepting, problems=tuple(problems),
+            disk_free=policy.disk_free(settings.state_dir), transfer=settings.transfer.by, accepting=node.accepting, problems=tuple(problems(node)),
             present=tuple(Present(run=entry.run, attempt=entry.attempt, state=entry.state) for entry in unfinished),
+            gpus=policy.offered_gpus(settings), images=node.inventory.known(), address=settings.address,
         )  # fmt: skip

@@ -43,7 +43,9 @@ def refusals(order: TaskOrder, settings: WorkerSettings, moment: datetime) -> It
     if order.sandbox is not None and not settings.keep_sandboxes:
         yield PolicyRefused(f"node {node} keeps no sandboxes", code="sandbox-refused", remedy="order it with a fresh one")
     yield from _resources(order, settings)
-    if order.source is not None and order.source.repository.startswith("file:") and not settings.source.allow_file:
+    source = order.source
+    # A pack that came with the order is taken from the store, whatever address the centre had it from.
+    if source is not None and source.pack is None and source.repository.startswith("file:") and not settings.source.allow_file:
         yield PolicyRefused(f"node {node} takes source over https:// only", code="source-refused")
 
 
@@ -85,7 +87,7 @@ def _resources(order: TaskOrder, settings: WorkerSettings) -> Iterator[PolicyRef
     checks: tuple[tuple[str, float, float], ...] = (
         ("cpus", wanted.cpus, limits.cpus or machine_cpus()),
         ("bytes of memory", wanted.memory, limits.memory or machine_memory()),
-        ("gpus", wanted.gpus, _gpus(order, settings)),
+        ("gpus", wanted.gpus, offered_gpus(settings) if wanted.gpus else 0),
         ("bytes of disk", wanted.disk, max(0, disk_free(settings.state_dir) - limits.disk_reserve)),
         ("seconds", order.timeout, limits.timeout),
     )
@@ -98,12 +100,6 @@ def _resources(order: TaskOrder, settings: WorkerSettings) -> Iterator[PolicyRef
             )
 
 
-def _gpus(order: TaskOrder, settings: WorkerSettings) -> int:
-    if settings.limits.gpus is not None:
-        return settings.limits.gpus
-    return machine_gpus() if order.resources.gpus else 0
-
-
 def machine_cpus() -> float:
     """Processors that this process may use."""
     return float(len(os.sched_getaffinity(0)))
@@ -112,6 +108,11 @@ def machine_cpus() -> float:
 def machine_memory() -> int:
     """Bytes of physical memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def offered_gpus(settings: WorkerSettings) -> int:
+    """What one order may ask for."""
+    return machine_gpus() if settings.limits.gpus is None else settings.limits.gpus
 
 
 def machine_gpus(root: Path = Path("/")) -> int:

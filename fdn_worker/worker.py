@@ -26,6 +26,8 @@ from fdn_worker.errors import (
 )
 from fdn_worker.heart import Heart
 from fdn_worker.holds import Holds
+from fdn_worker.inquiries import PAUSED, Inquiries
+from fdn_worker.inventory import Inventory
 from fdn_worker.journal import Journal
 from fdn_worker.launchers import Launcher
 from fdn_worker.outbox import Outbox
@@ -33,6 +35,7 @@ from fdn_worker.protocol import (
     Completed,
     ControlRequest,
     Grant,
+    Inquiry,
     Keyring,
     Message,
     Refusal,
@@ -80,6 +83,9 @@ class Worker:
         self.attempts = Attempts(
             settings, self.journal, self.holds, self.launcher, lambda attempt: runner.run(attempt, self), self._journal_fails
         )
+        seen = settings.allowed_launchers if settings.images != "none" else ()
+        self.inventory = Inventory(lambda: map(self.launcher, seen))
+        self.inquiries = Inquiries(self)
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._intake: Subscription | None = None
@@ -136,6 +142,7 @@ class Worker:
     def _close(self) -> None:
         self._stop.set()
         self.attempts.close()
+        self.inquiries.close()
         for subscription in (self._intake, self._control):
             if subscription is not None:
                 subscription.cancel()
@@ -188,6 +195,9 @@ class Worker:
         if self.journal.flag(DRAIN) is not None:
             self.problems["intake"] = "draining: no orders are taken"
             return False
+        if (paused := self.journal.flag(PAUSED)) is not None:
+            self.problems["intake"] = f"paused by {paused}: no orders are taken"
+            return False
         if policy.disk_free(self.settings.state_dir) < self.settings.limits.disk_reserve:
             self.problems["intake"] = f"the disk of {self.settings.state_dir} is nearly full: no orders are taken"
             return False
@@ -239,6 +249,8 @@ class Worker:
             return
         if isinstance(message, Grant | Completed | Taken | Refusal):
             self.transfers.answered(message)
+        elif isinstance(message, Inquiry):
+            self.inquiries.ask(message)
         elif isinstance(message, ControlRequest) and message.deadline > now():
             try:
                 self._obey(message)

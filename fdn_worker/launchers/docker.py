@@ -112,7 +112,8 @@ class DockerLauncher:
     # Images
 
     def version(self) -> str:
-        return f"Docker {self._engine.facts().version}"
+        with self._engine.to("tell its version") as api:
+            return f"Docker {api.version()['Version']}"
 
     def images(self) -> list[ImageHere]:
         from fdn_worker.launchers.docker_images import listed

@@ -36,7 +36,6 @@ class Facts:
     cgroup_driver: str
     rootless: bool
     live_restore: bool
-    version: str
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,6 @@ class Engine:
                 cgroup_driver=info.get("CgroupDriver", ""),
                 rootless=any("rootless" in option for option in info.get("SecurityOptions") or ()),
                 live_restore=bool(info.get("LiveRestoreEnabled")),
-                version=str(info.get("ServerVersion", "")),
             )
         return self._facts
 
