@@ -75,8 +75,8 @@ class Document:
             raise self.error("is nested too deep") from error
 
     def _yaml(self, text: str) -> Any:
-        loader = yaml.SafeLoader(text)
         try:
+            loader = yaml.SafeLoader(text)
             root = loader.get_single_node()
             if root is None:
                 return None
@@ -90,8 +90,6 @@ class Document:
             raise self.error(str(error).splitlines()[0]) from error
         except (RecursionError, ValueError) as error:
             raise self.error("cannot be read as YAML: " + (str(error) or "it is nested too deep")) from error
-        finally:
-            loader.dispose()
 
     def _note(self, node: yaml.Node, place: Place, above: list[yaml.Node], seen: set[int]) -> None:
         """Remember the line of every key. What YAML would take silently is an error: a key that stands twice, an alias of what it stands in."""
@@ -125,6 +123,10 @@ def explained(error: ValidationError, model: type[BaseModel], data: Any) -> Iter
             yield place, "unknown key" + (f", did you mean {near[0]}?" if near else "")
         elif item["type"] == "missing":
             yield place, "is required"
+        elif item["type"] == "too_short":
+            # pydantic says it of a list whose items were wrong, too
+            if not _at(data, place):
+                yield place, "is empty, and needs at least one"
         elif item["type"] == "string_pattern_mismatch":
             pattern = item["ctx"]["pattern"]
             yield place, f"{str(item['input'])[:80]!r} is not allowed ({FORMS.get(pattern, 'it must match ' + pattern)})"
@@ -144,6 +146,12 @@ def _real(location: Iterable[str | int], data: Any, kind: str) -> Iterator[str |
             data = data[part]
         elif kind == "missing" and index == len(parts) - 1:
             yield part
+
+
+def _at(data: Any, place: Place) -> Any:
+    for part in place:
+        data = data[part]
+    return data
 
 
 def _keys(model: type[BaseModel], place: Place) -> list[str]:
