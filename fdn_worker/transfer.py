@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -253,12 +254,19 @@ class Transfers:
             self._journal.parts_forgotten(name, upload.path)
             self._journal.part_done(name, upload.path, upload_id, 0, str(self._part_size(upload)))
         urls = {url.number: url.url for url in granted.urls}
+        failed = threading.Event()
 
         def one(number: int, offset: int, length: int) -> None:
+            if failed.is_set():
+                return
             if stopping():
                 raise Stopped
             place = Place(order, upload.path, upload.size, urls[number], upload_id, number)
-            etag = self._way.put(place, upload.file, offset, length, stopping)
+            try:
+                etag = self._way.put(place, upload.file, offset, length, stopping)
+            except BaseException:
+                failed.set()
+                raise
             self._journal.part_done(name, upload.path, upload_id, number, etag)
 
         futures = [self._pool.submit(one, *part) for part in _parts(upload.size, self._part_size(upload)) if part[0] in urls]

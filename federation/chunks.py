@@ -89,7 +89,9 @@ class Chunks:
                 )
 
     def stop(self) -> None:
-        """Stop reading; what is half gathered is dropped."""
+        """Stop reading; what is half gathered is dropped. Idempotent."""
+        if self._stopped.is_set():
+            return
         self._stopped.set()
         with self._lock:
             for subscription in self._served.values():
