@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -80,6 +81,11 @@ class Address:
         )
         return cls(parameters, place, user)
 
+    @property
+    def who(self) -> str:
+        """In words."""
+        return "the certificate's user" if self.user is None else f"user {self.user!r}"
+
     def explain(self, error: BaseException) -> FdnError:
         """Our own error for one of pika's about the connection."""
         cause = _root(error)
@@ -90,8 +96,9 @@ class Address:
             message += "refuses the client certificate" if self.user is None else f"refuses the login of user {self.user!r}"
             remedy = "check user and password, or the certificate"
         elif isinstance(cause, ProbableAccessDeniedError):
-            message += f"refuses user {self.user or 'of the certificate'!r} its virtual host"
-            remedy = "check the path of the address, and the user's permissions"
+            said = re.search(r'NOT_ALLOWED - (.+?)"', str(cause))
+            message += f"refuses {self.who} its virtual host{f': {said[1]}' if said else ''}"
+            remedy = "check the path of the address, and the user's permissions and limits"
         elif isinstance(cause, ssl.SSLCertVerificationError):
             message += f"shows a certificate that is not trusted: {cause.verify_message}"
             remedy = "name the authority's certificate with ?cacertfile=, and the host as in the certificate"
@@ -126,7 +133,7 @@ class Address:
             return Unroutable(message, remedy="declare it first; a node is declared when it is enrolled")
         if reason.reply_code == 406:
             return SettingsError(message, remedy="what stands differs from what is asked for: delete it, or ask for the same")
-        return BrokerUnavailable(message, remedy=f"check the permissions of user {self.user or 'of the certificate'!r}")
+        return BrokerUnavailable(message, remedy=f"check the permissions of {self.who}")
 
 
 def _tls(query: Mapping[str, str], place: str) -> ssl.SSLContext:
