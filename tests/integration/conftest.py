@@ -1,4 +1,4 @@
-"""Records on SQLite, and on PostgreSQL where it is installed."""
+"""Records on SQLite, and on PostgreSQL where it is installed; a second RabbitMQ, with TLS."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, text
 
 from storage.records import Records
 from tests.support.submitted import Submitted
+from tests.support.tls_broker import TlsBroker, running_tls_broker
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
 
@@ -66,3 +67,10 @@ def records(url: str) -> Iterator[Records]:
 @pytest.fixture
 def one(records: Records) -> Submitted:
     return Submitted(records)
+
+
+@pytest.fixture(scope="session")
+def tls_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
+    """Started with the first test that needs it, ended with the session."""
+    with running_tls_broker(tmp_path_factory.mktemp("tls-broker")) as broker:
+        yield broker
