@@ -28,6 +28,7 @@ from federation.request import build
 from federation.results import TaskResult
 from federation.tool_request import ToolRequest
 from flows import connection, suspending
+from flows.seeing import Seeing
 from flows.steps import CONFIRM_SECONDS, STEP, cancel_at_nodes, give_name, plain
 
 #: Seconds that the one side of a server and its clients has to end once the other one has.
@@ -50,11 +51,12 @@ async def dispatch(job: Job, role: Role, submissions: Sequence[Submission]) -> i
 
 
 @task(name="wait", task_run_name="wait {role.task}", **STEP)
-async def wait(job: Job, role: Role, submissions: Sequence[Submission]) -> dict[str, int]:
+async def wait(job: Job, role: Role, submissions: Sequence[Submission], seen: Seeing) -> dict[str, int]:
     """The nodes' events until the last one; the tasks' log lines go into this run's log. How many ended in which state."""
     logger = get_run_logger()
     with suspending.in_peace():
         async for event in following.follow(connection.centre(), job, role, submissions):
+            seen.heard(event)
             if connection.watcher is not None:
                 connection.watcher(event)
             if event.lines:
@@ -126,13 +128,15 @@ async def _execute(centre: Centre, asked: ToolRequest, key: str, patience: float
     on_record = suspending.flow_run_on_record()
     job = await asyncio.to_thread(execution.open_job, centre, tool, asked, key, flow_run=on_record, again=again)
     get_run_logger().info("execution %s of %s at %d nodes", job.execution, job.tool.name, len(asked.nodes))
-    try:
-        await suspending.until_done(lambda: _run(centre, job), centre, job.execution, suspending.patience(centre, patience))
-    except asyncio.CancelledError:
-        await asyncio.shield(_cancelled(centre, job))
-        raise
-    results = [result for role in job.roles for result in await stage_out(job, role)]
-    outcome = await asyncio.to_thread(execution.close, centre, job, results)
+    async with Seeing(centre, job) as seen:
+        try:
+            await suspending.until_done(lambda: _run(centre, job, seen), centre, job.execution, suspending.patience(centre, patience))
+        except asyncio.CancelledError:
+            await asyncio.shield(_cancelled(centre, job, seen))
+            raise
+        results = [result for role in job.roles for result in await stage_out(job, role)]
+        outcome = await asyncio.to_thread(execution.close, centre, job, results)
+        await seen.close(outcome)
     if outcome.state == "Cancelled":
         return Cancelled(message=outcome.explain())
     if outcome.state == "Failed":
@@ -140,16 +144,16 @@ async def _execute(centre: Centre, asked: ToolRequest, key: str, patience: float
     return Completed(name=outcome.state, message=outcome.explain(), data=outcome)
 
 
-async def _run(centre: Centre, job: Job) -> None:
+async def _run(centre: Centre, job: Job, seen: Seeing) -> None:
     """Servers first, then their clients; the end of the one side ends the other."""
-    serving = {role.task: await _start(job, role, ()) for role in job.servers}
+    serving = {role.task: await _start(job, role, (), seen) for role in job.servers}
     try:
         servers = await _listening(job, serving)
         if servers is None:
             for role in job.clients:
                 await asyncio.to_thread(execution.never_started, centre, job, role, "its server ended before it took connections")
             return
-        clients = [await _start(job, role, servers) for role in job.clients]
+        clients = [await _start(job, role, servers, seen) for role in job.clients]
         try:
             await _until_done(centre, job, list(serving.values()), clients)
         finally:
@@ -160,13 +164,13 @@ async def _run(centre: Centre, job: Job) -> None:
         job.renewed = frozenset()
 
 
-async def _start(job: Job, role: Role, servers: tuple[Server, ...]) -> asyncio.Task[dict[str, int]]:
+async def _start(job: Job, role: Role, servers: tuple[Server, ...], seen: Seeing) -> asyncio.Task[dict[str, int]]:
     """Stage a task in and send it; its wait, under way."""
     if role.server:
         job.listening[role.task] = asyncio.get_running_loop().create_future()
     submissions = await stage_in(job, role, servers)
     await dispatch(job, role, submissions)
-    return asyncio.create_task(wait(job, role, submissions))
+    return asyncio.create_task(wait(job, role, submissions, seen))
 
 
 async def _listening(job: Job, serving: dict[str, asyncio.Task[dict[str, int]]]) -> tuple[Server, ...] | None:
@@ -217,22 +221,24 @@ async def _settled(waits: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*waits, return_exceptions=True)
 
 
-async def _cancelled(centre: Centre, job: Job) -> None:
+async def _cancelled(centre: Centre, job: Job, seen: Seeing) -> None:
     """Tell the nodes, and wait a while for each one's word."""
     job.cancelled = True
     await following.end(centre, job, "the flow was cancelled")
     try:
         async with asyncio.timeout(CONFIRM_SECONDS):
-            await asyncio.gather(*(_confirmed(centre, job, role) for role in job.roles))
+            await asyncio.gather(*(_confirmed(centre, job, role, seen) for role in job.roles))
     except TimeoutError:
         get_run_logger().warning("not every node has confirmed the cancel yet; they will be told until they do")
         return
     results = [one for role in job.roles for one in await asyncio.to_thread(execution.stage_out, centre, job, role)]
-    await asyncio.to_thread(execution.close, centre, job, results)
+    await seen.close(await asyncio.to_thread(execution.close, centre, job, results))
 
 
-async def _confirmed(centre: Centre, job: Job, role: Role) -> None:
+async def _confirmed(centre: Centre, job: Job, role: Role, seen: Seeing) -> None:
     submissions = [one for one in await asyncio.to_thread(centre.submissions, job.execution) if one.task == role.task and one.attempt]
     async for event in following.follow(centre, job, role, submissions, follower="cancel"):
-        if connection.watcher is not None and event.state is not None and event.state.terminal:
-            connection.watcher(event)
+        if event.state is not None and event.state.terminal:
+            seen.heard(event)
+            if connection.watcher is not None:
+                connection.watcher(event)

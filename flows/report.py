@@ -1,10 +1,18 @@
-"""The Markdown artifact of a federated task."""
+"""The Markdown artifacts: of a federated task, and of an execution over many nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from fdn_worker.protocol import State
 from federation.results import TaskResult
+
+if TYPE_CHECKING:
+    from federation.execution import ExecutionResult
+
+#: Runs that the report of an execution names, if they did not succeed.
+NAMED = 100
 
 
 def human(size: float) -> str:
@@ -49,4 +57,29 @@ def markdown(result: TaskResult, links: Mapping[str, str]) -> str:
         lines += ["", f"The links are good for a day; after that: `fem download {result.execution}`.", ""]
     if result.tail:
         lines += ["The log's last lines:", "", "```", *(line.replace("```", "'''") for line in result.tail), "```", ""]
+    return "\n".join(lines)
+
+
+def execution_markdown(outcome: ExecutionResult, links: Mapping[str, str]) -> str:
+    """What came of it, what did not succeed and why, and the outputs with their places: `links` from an output's key to a URL."""
+    lines = [
+        f"# {outcome.tool}: {outcome.state}, {outcome.message}",
+        "",
+        f"Execution `{outcome.execution}`, {len(outcome.runs):,} runs.",
+        "",
+    ]
+    bad = [run for run in outcome.runs if run.state is not State.SUCCEEDED]
+    if bad:
+        lines += ["The results are partial.", "", "| node | task | state | why |", "|---|---|---|---|"]
+        lines += [f"| {run.node} | {run.task} | {run.state} | {cell(run.reason.message) if run.reason else ''} |" for run in bad[:NAMED]]
+        lines += ["", *([f"And {len(bad) - NAMED:,} more.", ""] if len(bad) > NAMED else [])]
+    outputs = [(run, file) for run in outcome.runs for file in run.outputs]
+    if outputs:
+        linked = [(run, file) for run, file in outputs if file.key in links]
+        lines += ["| node | output | size | SHA-256 |", "|---|---|---:|---|"]
+        lines += [
+            f"| {run.node} | [{cell(file.path)}]({links[file.key]}) | {human(file.size)} | `{file.sha256[:16]}…` |" for run, file in linked
+        ]
+        more = f"And {len(outputs) - len(linked):,} more. " if len(linked) < len(outputs) else ""
+        lines += ["", f"{more}The links are good for a day; all of it, at any time: `fem download {outcome.execution}`.", ""]
     return "\n".join(lines)
