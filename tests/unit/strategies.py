@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from fdn_worker.errors import Fault
 from fdn_worker.protocol import (
     Abort,
+    Chunk,
     Complete,
     Completed,
     ControlRequest,
+    Fetch,
     Grant,
     Heartbeat,
     InputFile,
@@ -27,6 +29,7 @@ from fdn_worker.protocol import (
     Resources,
     Source,
     State,
+    Taken,
     TaskEvent,
     TaskOrder,
     TransferRequest,
@@ -66,6 +69,9 @@ of_attempt = {"request": st.uuids(), "node": ids, "run": st.uuids(), "attempt": 
 of_run = {"execution": st.uuids(), "task": ids, "node": ids, "run": st.uuids(), "attempt": attempts}
 
 
+inputs = st.builds(InputFile, name=paths, size=sizes, sha256=digests, where=text)
+
+
 @st.composite
 def orders(draw: st.DrawFn) -> TaskOrder:
     execution, task, node = draw(st.uuids()), draw(ids), draw(ids)
@@ -74,10 +80,10 @@ def orders(draw: st.DrawFn) -> TaskOrder:
         optional={
             "launcher": text, "image": st.just("registry/x:1"), "image_digest": digests.map("sha256:{}".format), "datasets": few(ids),
             "environment": st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True), text, max_size=3),
-            "inputs": few(st.builds(InputFile, name=paths, size=sizes, sha256=digests, where=text)), "outputs": few(paths),
+            "inputs": few(inputs), "outputs": few(paths),
             "resources": st.builds(Resources, cpus=st.floats(0.01, 4096), memory=st.integers(6 * 1024**2, 2**50), gpus=st.integers(0, 8)),
             "network": st.booleans(), "timeout": seconds, "labels": st.builds(Labels, user=text, project=text, tool=text),
-            "source": st.builds(Source, repository=st.just("https://x.org/y"), commit=st.just("0f" * 20)),
+            "source": st.builds(Source, repository=st.just("https://x.org/y"), commit=st.just("0f" * 20), pack=st.none() | inputs),
         },
     )  # fmt: skip
     return TaskOrder(execution=execution, task=task, node=node, run=run_id(execution, task, node), **draw(fields))
@@ -93,13 +99,17 @@ messages: st.SearchStrategy[Message] = st.one_of(
               present=few(st.builds(Present, run=st.uuids(), attempt=attempts, state=states))),
     st.builds(Manifest, **of_run, at=moments, exit_code=st.none() | st.integers(0, 255), usage=usages,
               files=few(st.builds(ManifestFile, path=paths, size=sizes, sha256=digests))),
-    st.builds(TransferRequest, **of_attempt, direction=st.sampled_from(["get", "put"]),
+    st.builds(TransferRequest, **of_attempt, direction=st.sampled_from(["get", "put"]), by=st.sampled_from(["store", "broker"]),
               files=few(st.builds(TransferFile, path=text, size=sizes, upload_id=st.none() | text, parts=few(numbers)), 1)),
     st.builds(Grant, **of_attempt, expires=moments,
               files=few(st.builds(GrantedFile, path=text, urls=few(st.builds(GrantedUrl, number=numbers, url=text))))),
     st.builds(Complete, **of_attempt, files=few(st.builds(FinishedFile, path=paths, upload_id=text, size=sizes,
               parts=few(st.builds(PartETag, number=numbers, etag=text), 1)), 1)),
     st.builds(Completed, **of_attempt, paths=few(paths)),
+    st.builds(Chunk, **of_attempt, path=text, upload_id=st.none() | text, number=numbers, at=sizes, size=st.integers(0, 5 * 1024**3),
+              sha256=digests, offset=sizes),
+    st.builds(Taken, **of_attempt, etag=text),
+    st.builds(Fetch, **of_attempt, path=text, offset=sizes, length=st.integers(1, 4 * 1024**2)),
     st.builds(Abort, **of_attempt, files=few(st.builds(AbortedFile, path=paths, upload_id=text), 1)),
     st.builds(Refusal, **of_attempt, code=text, fault=st.sampled_from(list(Fault)), message=text, retryable=st.booleans()),
 )  # fmt: skip
