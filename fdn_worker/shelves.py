@@ -39,6 +39,7 @@ def _shelve(order: TaskOrder, move: Move, folder: RunFolder, settings: WorkerSet
         raise TaskFailed(
             f"{move.to!r} is on shelf {move.shelf!r} already", code="move-exists", remedy="take another name, such as the execution's id"
         )
+    source = _left(move.source, folder.sandbox)
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(shelf):
         raise TaskFailed(f"{move.to!r} leads out of shelf {move.shelf!r}", code="move-refused", remedy="take another name")
@@ -46,7 +47,7 @@ def _shelve(order: TaskOrder, move: Move, folder: RunFolder, settings: WorkerSet
     if draft.exists():
         remove_tree(draft)
     try:
-        _copy(move.source, folder.sandbox, draft)
+        _copy(source, draft)
     except (TaskFailed, OSError):
         remove_tree(draft)
         raise
@@ -60,15 +61,20 @@ def _identity(folder: Path) -> str:
     return f"{info.st_dev}:{info.st_ino}"
 
 
-def _copy(below: str, sandbox: Path, target: Path) -> None:
+def _left(below: str, sandbox: Path) -> Path:
+    """The folder that the task left; no link leads to it."""
     source = sandbox / below
     if source.resolve() != sandbox.resolve() / below or not source.is_dir():
         raise TaskFailed(f"the task left no folder {below!r}", code="move-refused", remedy="see its log")
+    return source
+
+
+def _copy(source: Path, target: Path) -> None:
     target.mkdir(mode=0o755)
     for path, info in walk(source):
         if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
             raise TaskFailed(
-                f"{path!r} in {below!r} is not a plain file", code="move-refused", remedy="links, devices and pipes are not kept"
+                f"{path!r} in {source.name!r} is not a plain file", code="move-refused", remedy="links, devices and pipes are not kept"
             )
         file = target / path
         file.parent.mkdir(parents=True, exist_ok=True)
