@@ -86,38 +86,6 @@ def put(centre: Centre, tool: Tool) -> bool:
     return centre.records.catalogue.put_tool(tool.name, tool.model_dump_json())
 
 
-def test_tools_in_the_records(centre: Centre) -> None:
-    catalogue = centre.records.catalogue
-    assert put(centre, a_tool("b"))
-    assert put(centre, a_tool("a"))
-    assert not put(centre, a_tool("a"))
-    assert [row.name for row in catalogue.tools()] == ["a", "b"]
-    first = catalogue.tool("a")
-    assert put(centre, a_tool("a", title="new"))
-    changed = catalogue.tool("a")
-    assert first is not None
-    assert changed is not None
-    assert changed.changed > first.changed
-    assert catalogue.withdraw_tool("a")
-    assert not catalogue.withdraw_tool("a")
-    assert not catalogue.withdraw_tool("never")
-    assert [row.name for row in catalogue.tools()] == ["b"]
-    assert [row.name for row in catalogue.tools(withdrawn=True)] == ["a", "b"]
-    assert put(centre, a_tool("a", title="new")), "taken back"
-    assert [row.name for row in catalogue.tools()] == ["a", "b"]
-
-
-def test_what_the_catalogue_says_of_a_node(centre: Centre) -> None:
-    catalogue = centre.records.catalogue
-    assert catalogue.put_node("site-a", "{}")
-    assert not catalogue.put_node("site-a", "{}")
-    assert not catalogue.put_node("nowhere", "{}")
-    row = centre.records.node("site-a")
-    assert row is not None
-    assert row.document == "{}"
-    assert catalogue.put_node("site-a", None)
-
-
 def test_finding_a_tool(centre: Centre, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=r"tool 'x' is unknown \(there are none yet: `fem sync`"):
         find_tool(centre.records, "x")
