@@ -17,8 +17,9 @@ from typing import Any
 from uuid import UUID
 
 from fdn_worker.protocol import Mount, Move, Port, Server
+from federation.catalogue.check import problems, program_texts
 from federation.catalogue.node import node_id
-from federation.catalogue.placeholders import ARGUMENT, fill
+from federation.catalogue.placeholders import ARGUMENT, FREE, fill, named
 from federation.catalogue.tool import TaskTemplate, Tool
 from federation.catalogue.values import Value, chosen, text, words
 from federation.nearest import unknown
@@ -27,6 +28,8 @@ from federation.tool_request import ToolRequest
 
 #: Name of the arguments' entry for the server's task.
 SERVER = "server"
+#: What a shell takes as it is.
+_PLAIN = re.compile(r"[A-Za-z0-9._@+-]*")
 _VARIABLE = re.compile(r"^\$(?:\{(\w+)\}|(\w+))(?:/(.*))?$", re.DOTALL)
 
 Fill = Callable[[str], str]
@@ -77,6 +80,8 @@ def requests(tool: Tool, task: str, asked: ToolRequest, *, execution: UUID, serv
 
     `servers` are handed to the tasks of clients; the first one fills %%server_node%%, %%server_host%% and %%server_port%%.
     """
+    for place, why in problems(tool):
+        raise BadRequest(f"{tool.name}.{'.'.join(map(str, place))}: {why}")
     (role,) = (role for role in roles(tool, asked) if role.task == task)
     entries = _Entries(tool, asked)
     return {node: _request(tool, tool.task(task), asked, node, role, entries, execution, servers) for node in role.nodes}
@@ -126,9 +131,20 @@ def _request(
         args = template.command.args
         values = chosen(args, entries.sources(node, role), texts)
         texts |= {ARGUMENT + argument.id: _text(values.get(argument.id)) for argument in args}
+        _check_program_texts(template, texts)
         return _filled(tool, template, asked, node, functools.partial(fill, values=texts), words(args, values, texts), servers)
     except BadRequest as error:
         raise BadRequest(f"{tool.name}, task {template.id} at {node}: {error.message}", code=error.code, remedy=error.remedy) from error
+
+
+def _check_program_texts(template: TaskTemplate, texts: Mapping[str, str]) -> None:
+    """Existing documents name the user in the text of a shell's program; so a name may hold nothing that a shell would act on."""
+    for name in {name for word in program_texts(template.command.base) for name in named(word)} & set(FREE):
+        if not _PLAIN.fullmatch(texts[name]):
+            raise BadRequest(
+                f"%%{name}%% stands in a program's text, and {texts[name][:80]!r} is more than a plain name",
+                remedy="use letters, digits and ._@+-",
+            )
 
 
 def _text(value: Value | None) -> str:

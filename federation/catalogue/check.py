@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from federation.catalogue.document import Place
-from federation.catalogue.placeholders import ARGUMENT, FREE, NAMES, missing, named
+from federation.catalogue.placeholders import ARGUMENT, NAMES, missing, named
 from federation.catalogue.tool import TaskTemplate, Tool
 from federation.catalogue.values import convert, in_order
 from federation.request import BadRequest
@@ -81,12 +81,17 @@ def _values(task: TaskTemplate, place: Place) -> Iterator[tuple[Place, str]]:
 def _program_texts(task: TaskTemplate, place: Place) -> Iterator[tuple[Place, str]]:
     """A value in a word that some program reads as its text would be run, not passed on."""
     base = task.command.base
-    for index, word in enumerate(base):
-        free = [name for name in named(word) if name in FREE or name.startswith(ARGUMENT)]
-        before = base[:index]
-        if free and (any(_PROGRAM_TEXT.match(other) for other in before) or any(other.rpartition("/")[2] in SHELLS for other in before)):
+    for word in program_texts(base):
+        if values := [name for name in named(word) if name.startswith(ARGUMENT)]:
             yield (
                 (*place, "command", "base"),
-                f'%%{free[0]}%% would be read as program text by {base[0]}: pass it in args or environment, and use "$1" or the variable',
+                f'%%{values[0]}%% would be read as program text by {base[0]}: pass it in args or environment, and use "$1" or the variable',
             )
-            return
+
+
+def program_texts(base: Sequence[str]) -> list[str]:
+    """The words of a command that a shell or an interpreter reads as its program, or might."""
+    return [
+        word for index, word in enumerate(base)
+        if any(_PROGRAM_TEXT.match(other) or other.rpartition("/")[2] in SHELLS for other in base[:index])
+    ]  # fmt: skip

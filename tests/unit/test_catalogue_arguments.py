@@ -282,9 +282,6 @@ def test_files_of_a_tool_go_with_its_inputs() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"environment": {"A": "%%node_nam%%"}}, "unknown placeholder %%node_nam%%, there are: node_count, node_name"),
-        ({"environment": {"A": "%%args.z%%"}}, "unknown placeholder %%args.z%%, there are: args.x"),
-        ({"environment": {"A": "%%server_host%%"}}, "%%server_host%% has no value here"),
         ({"datasets": ["%%args.x%%"]}, "datasets.0: '../etc' is not allowed"),
         ({"outputs": ["%%args.x%%"]}, "outputs.0: path '../etc' must be relative"),
         ({"persistent": "%%args.x%%"}, "sandbox: '../etc' is not allowed"),
@@ -302,6 +299,24 @@ def test_what_cannot_be_asked_for_is_told_with_task_and_node(fields: dict[str, A
         argv(a_tool({"id": "x"}, **fields), arguments={"x": "../etc"})
     assert str(caught.value).startswith("t, task main at site-a: ")
     assert said in str(caught.value)
+
+
+def test_a_tool_that_no_loader_saw_is_checked_as_well() -> None:
+    with pytest.raises(BadRequest, match=r"t.tasks.0.environment.A: unknown placeholder %%node_nam%%, there are: node_count, node_name"):
+        argv(a_tool(environment={"A": "%%node_nam%%"}))
+    with pytest.raises(BadRequest, match=r"t.tasks.0.command.base: %%args.x%% would be read as program text by sh"):
+        argv(a_tool({"id": "x"}, base=["sh", "-c", "echo %%args.x%%"]))
+    with pytest.raises(BadRequest, match=r"%%server_host%% has no value here: the task is no client of a server"):
+        argv(a_tool(environment={"A": "%%server_host%%"}))
+    with pytest.raises(BadRequest, match="task client at site-a: %%server_host%% has no value here"):
+        argv(with_server(environment={"A": "%%server_host%%"}), task="client", server_node="site-a")
+
+
+def test_a_user_in_a_shells_program_has_a_plain_name() -> None:
+    tool = a_tool(base="bash -c 'train --user %%user_id%% --at %%node_name%%'")
+    assert argv(tool, user="ada@x.org")[2] == "train --user ada@x.org --at site-a"
+    with pytest.raises(BadRequest, match="'; id' is more than a plain name"):
+        argv(tool, user="; id")
 
 
 def test_a_thousand_nodes_get_their_requests_from_one_call() -> None:

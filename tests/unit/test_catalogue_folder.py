@@ -141,7 +141,7 @@ def test_wrong_arguments(args: str, said: str, tmp_path: Path) -> None:
     [
         "[sh, -c, 'echo %%args.a%%']",
         "[python3, -c, 'print(\"%%args.a%%\")']",
-        "[/bin/bash, -lc, '%%user_id%%']",
+        "[/bin/bash, -lc, '%%args.a%%']",
         "[env, bash, '%%args.a%%']",
     ],
 )
