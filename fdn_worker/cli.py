@@ -47,15 +47,25 @@ def init(
     settings: SettingsPath = DEFAULT,
     broker: Annotated[str, typer.Option(help="The broker's address.")] = "amqps://NODE:PASSWORD@broker.example:5671/",
     state_dir: Annotated[Path, typer.Option(help="Where journal, sandboxes and caches stand.")] = Path("/var/lib/fdn-worker"),
+    tls: Annotated[bool, typer.Option("--tls", help="Log in to the broker by a certificate: make its key and the request for it.")] = False,
 ) -> None:
     """Write a commented settings file and this node's signing key. Replaces neither; a file from the centre's bundle gets its key alone."""
+    from fdn_worker import certificates
     from fdn_worker.initialise import initialise
+    from fdn_worker.settings import load
 
     there = settings.exists()
-    public = initialise(node, settings, broker, state_dir.absolute())
+    if tls and not there:
+        broker = certificates.broker_address(broker, settings.absolute().parent / "tls")
+    key = load(settings).keys.private if tls and there else None
+    # A node that has both may still ask for a certificate.
+    public = "" if key is not None and key.exists() else initialise(node, settings, broker, state_dir.absolute())
     typer.echo(f"kept {settings}" if there else f"wrote {settings}")
     if public:
         typer.echo(f"public key of {node}, for the centre to enrol it with:\n{public}")
+    if tls:
+        request = certificates.request(node, load(settings).broker.url.get_secret_value())
+        typer.echo(f"wrote {request}: send it to the centre, and put what comes back, ca.pem and client.pem, beside it")
     typer.echo(f"next: edit it, then `fdn-worker check --settings {settings}`")
 
 

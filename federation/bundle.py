@@ -1,7 +1,7 @@
 """The bundle that a site's administrator is sent: its settings file, ready to use, and a page that says what to do with it.
 
-It holds nothing that is secret: the site makes its private key itself, and the certificate that is its login at the broker
-goes another way (docs/how-to/install-a-site.md).
+It holds nothing that is secret, but for the password where sites log in to the broker with one (`site_login`): the site makes
+its private keys itself, and its certificate is signed from its own request (docs/how-to/certificates.md).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ CONFIG, STATE = Path("/etc/fdn-worker"), Path("/var/lib/fdn-worker")
 README = """\
 # Node {node}
 
-Everything that this site needs to join the federation, but for two secrets: its private key, which is made at the site and
-never leaves it{tls}. Install the worker first (docs/how-to/install-a-site.md, step 1); then, in this folder:
+Everything that this site needs to join the federation, but for its private key, which is made at the site and
+never leaves it{login}. Install the worker first (docs/how-to/install-a-site.md, step 1); then, in this folder:
 
 ```sh
 sudo install -D -m 600 -o fdn-worker fdn-worker.toml {config}/fdn-worker.toml
-sudo -u fdn-worker fdn-worker init {node}
+sudo -u fdn-worker fdn-worker init {node}{init}
 sudo -u fdn-worker fdn-worker check
 ```
 
@@ -38,7 +38,9 @@ sudo -u fdn-worker fdn-worker check
 Once the centre says that the node is enrolled: `sudo systemctl enable --now fdn-worker`.
 """
 
-TLS = f", and the certificate that is its login (the folder tls from the centre, which goes to {CONFIG}/tls)"
+TLS = f""", and the certificate that is its login at the broker. The second command makes a request for that as well: send it to
+the centre, and put what comes back (ca.pem, client.pem) beside it, into {CONFIG}/tls"""
+PASSWORD = ". The settings hold this site's password at the broker: keep this folder to yourself"
 
 EMBEDDED = """\
 # Node {node}
@@ -52,25 +54,45 @@ fdn-worker start --settings fdn-worker.toml
 """
 
 
-def write(settings: CentreSettings, node: str) -> Path:
-    """Write HOME/bundles/NODE, anew if it is there; its path."""
+def write(settings: CentreSettings, node: str, *, password: str = "") -> Path:
+    """Write HOME/bundles/NODE, anew if it is there; its path. A password at the broker is kept beside it for the next time."""
     check_id(node, "node")
     folder = settings.home / "bundles" / node
     trusted = {settings.key_id: Signer.load(settings.key_id, settings.key).public_key()} if settings.key else {}
+    broker = _login(site_broker(settings), node, password or _kept(folder))
     text = settings_text(
-        node, site_broker(settings), settings.home / "sites" / node if settings.embedded else STATE,
+        node, broker, settings.home / "sites" / node if settings.embedded else STATE,
         private=CONFIG / f"{node}.key" if settings.key else None, trusted=trusted,
         store=settings.store_site_url or _plain(settings.store_url.get_secret_value()),
     )  # fmt: skip
     page = EMBEDDED if settings.embedded else README
-    readme = page.format(node=node, config=CONFIG, tls=TLS if "certfile=" in text else "")
+    certificate = "&certfile=" in broker
+    login = TLS if certificate else PASSWORD if urlsplit(broker).password else ""
+    readme = page.format(node=node, config=CONFIG, login=login, init=" --tls" if certificate else "")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if password:
+            _password_file(folder).touch(mode=0o600)
+            _password_file(folder).write_text(password)
         (folder / "fdn-worker.toml").write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(readme, encoding="utf-8")
     except OSError as error:
         raise BundleUnwritten(f"bundle {folder}: {error.strerror}", remedy="give FEM_HOME a folder that can be written") from error
     return folder
+
+
+def _password_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.password")
+
+
+def _kept(folder: Path) -> str:
+    return _password_file(folder).read_text() if _password_file(folder).exists() else ""
+
+
+def _login(broker: str, node: str, password: str) -> str:
+    """The address with the node's login in it."""
+    parts = urlsplit(broker)
+    return urlunsplit(parts._replace(netloc=f"{node}:{password}@{parts.netloc}")) if password else broker
 
 
 class BundleUnwritten(FdnError):
@@ -89,7 +111,9 @@ def site_broker(settings: CentreSettings) -> str:
     if settings.embedded:
         return address
     parts = urlsplit(address)
-    login = f"cacertfile={CONFIG}/tls/ca.pem&certfile={CONFIG}/tls/client.pem&keyfile={CONFIG}/tls/client.key"
+    login = f"cacertfile={CONFIG}/tls/ca.pem"
+    if settings.site_login == "certificate":
+        login += f"&certfile={CONFIG}/tls/client.pem&keyfile={CONFIG}/tls/client.key"
     where = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
     return urlunsplit((parts.scheme, where, parts.path or "/", login if parts.scheme == "amqps" else "", ""))
 

@@ -17,6 +17,7 @@ from federation.catalogue.node import NodeEntry
 from federation.catalogue.tool import Tool
 from federation.centre import Centre
 from federation.enrol import enrol, retire
+from federation.management import Management
 from storage.catalogue import ToolRow
 from storage.records import NodeRow
 
@@ -110,17 +111,23 @@ def differing(centre: Centre, catalogue: Catalogue) -> list[Step]:
 
 def carry_out(centre: Centre, catalogue: Catalogue, steps: Sequence[Step]) -> None:
     """Do what `differing` found. A node's bundle is written with its enrolment, and already while its key is waited for."""
+    management = Management.of(centre.settings)
     for step in steps:
         if step.kind == "tool":
             _of_tool(centre, catalogue, step)
         elif step.action == "retire":
-            retire(centre.broker, centre.records, step.name)
+            retire(centre.broker, centre.records, step.name, management=management)
             centre.records.catalogue.put_node(step.name, None)
         else:
             bundle.write(centre.settings, step.name)
             if step.action != "await":
                 entry = catalogue.nodes[step.name]
-                enrol(centre.broker, centre.records, entry.id, public_key=entry.public_key, display_name=entry.display_name)
+                password = enrol(
+                    centre.broker, centre.records, entry.id,
+                    public_key=entry.public_key, display_name=entry.display_name, management=management,
+                )  # fmt: skip
+                if password:
+                    bundle.write(centre.settings, entry.id, password=password)
                 centre.records.catalogue.put_node(entry.id, document(entry))
 
 

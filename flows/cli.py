@@ -14,7 +14,7 @@ import click
 import typer
 import typer.core
 
-from flows import cli_apply, cli_nodes, cli_queue, cli_records, cli_reports, cli_sync, cli_tool_run, cli_tools, cli_watching
+from flows import cli_apply, cli_ca, cli_nodes, cli_queue, cli_records, cli_reports, cli_sync, cli_tool_run, cli_tools, cli_watching
 
 if TYPE_CHECKING:
     from fdn_worker.errors import FdnError
@@ -114,11 +114,12 @@ def run(
             tool, node or [], arg or [], args, server_node=server_node, inputs=tuple(input_ or ()), quorum=quorum,
             on_node_offline=on_node_offline, fail_fast=fail_fast, max_parallel=max_parallel, user=user, **common,
         )  # fmt: skip
-        cli_tool_run.make_plan(asked).check()
+        found = cli_tool_run.make_plan(asked)
+        found.check()
         _quiet_prefect(os.environ)
         from flows.cli_run import submit_tool
 
-        outcome = submit_tool(asked, key or "", quiet=json)
+        outcome = submit_tool(asked, key or "", [(run.task, run.node) for run in found.runs], quiet=json)
         code = cli_tool_run.exit_code(outcome)
     else:
         from federation.request import TaskRequest, build
@@ -153,6 +154,7 @@ cli_watching.add_to(app)
 cli_records.add_to(app)
 cli_reports.add_to(app)
 cli_nodes.add_to(app)
+cli_ca.add_to(app)
 cli_queue.add_to(app)
 cli_tools.add_to(app)
 cli_apply.add_to(app)

@@ -132,6 +132,7 @@ def enrol(
     """
     from federation import bundle
     from federation import enrol as enrolment
+    from federation.management import Management
     from flows import connection
 
     centre = connection.centre()
@@ -140,7 +141,12 @@ def enrol(
     if not public_key and not centre.settings.embedded:
         typer.echo(f"not enrolled yet: send it, and do this again with the key that it gives: fem nodes enrol {name} --key KEY")
         return
-    enrolment.enrol(centre.broker, centre.records, name, public_key=public_key, display_name=display_name)
+    password = enrolment.enrol(
+        centre.broker, centre.records, name, public_key=public_key, display_name=display_name, management=Management.of(centre.settings)
+    )  # fmt: skip
+    if password:
+        bundle.write(centre.settings, name, password=password)
+        typer.echo("the bundle holds the site's password at the broker now: send it by a way that nobody else reads")
     typer.echo(f"enrolled {name}")
 
 
@@ -148,10 +154,11 @@ def enrol(
 def retire(name: Annotated[str, typer.Argument(help="Its id.")]) -> None:
     """Take a node out of the federation. The orders that wait for it are dropped."""
     from federation import enrol as enrolment
+    from federation.management import Management
     from flows import connection
 
     centre = connection.centre()
-    enrolment.retire(centre.broker, centre.records, name)
+    enrolment.retire(centre.broker, centre.records, name, management=Management.of(centre.settings))
     typer.echo(f"retired {name}")
 
 
