@@ -19,7 +19,7 @@ from federation import reconciling
 from federation.centre import Centre
 from federation.reconciling import GRACE, FlowRunLife, Life, Reconciled
 from flows import connection
-from flows.waking import announce
+from flows.waking import emit
 from storage.records import ExecutionRow
 
 
@@ -42,7 +42,7 @@ def one_pass(centre: Centre, grace: float = GRACE) -> Reconciled:
 
         def resume(row: ExecutionRow) -> bool:
             # By the call itself, whose answer says whether it worked; the event is for whoever listens.
-            announce(row)
+            emit(row)
             return client.resume_flow_run(UUID(row.flow_run)).status is SetStateStatus.ACCEPT
 
         return reconciling.reconcile(centre, lambda ids: _lives(client, ids), resume, grace=grace)

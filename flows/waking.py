@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from datetime import datetime
+import time
+from collections.abc import Callable
 
 from fdn_worker.errors import FdnError
 from federation.centre import Centre
@@ -16,17 +17,23 @@ log = logging.getLogger(__name__)
 
 #: The automation federation-resume resumes the flow run that such an event names.
 READY = "fem.execution.ready"
-#: Announcements that wait at most, and executions that are remembered as announced.
+#: News that wait at most, and executions that are announced again at a time.
 MOST = 1000
+#: Seconds until an execution that is still suspended is announced again, each time twice as long; and how often it is announced at most.
+PAUSE, TIMES = 15.0, 5
 
 
 class Waker:
-    """A thread of its own, so that the relay never waits for Prefect or this. What is lost here, the reconciler finds."""
+    """A thread of its own, so that the relay never waits for Prefect or this. What is lost here, the reconciler finds.
 
-    def __init__(self, centre: Centre) -> None:
-        self._centre = centre
+    Nothing says whether Prefect could do what an event asks for, so an execution is announced again until it was taken up.
+    """
+
+    def __init__(self, centre: Centre, announce: Callable[[ExecutionRow], None] | None = None, *, pause: float = PAUSE) -> None:
+        self._centre, self._announce, self._pause = centre, announce or emit, pause
         self._news: queue.Queue[set[str] | None] = queue.Queue(MOST)
-        self._told: dict[str, datetime | None] = {}
+        #: Execution -> how often it was announced, and the monotonic moment of the next time.
+        self._again: dict[str, tuple[int, float]] = {}
         self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
 
     def start(self) -> None:
@@ -45,23 +52,35 @@ class Waker:
         self._thread.join(10.0)
 
     def _run(self) -> None:
-        while (executions := self._news.get()) is not None:
+        while True:
             try:
-                self._wake(executions)
+                news = self._news.get(timeout=self._patience())
+            except queue.Empty:
+                news = set()
+            if news is None:
+                return
+            try:
+                self._wake(news)
             except FdnError as error:
                 log.error("suspended executions stay so until the reconciler comes: %s", error, extra={"action": "wake-failed"})
 
-    def _wake(self, executions: set[str]) -> None:
-        for row in due_among(self._centre, sorted(executions)):
-            # Once for each time that it is suspended.
-            if self._told.get(row.id) != row.suspended:
-                if len(self._told) >= MOST:
-                    self._told.clear()
-                self._told[row.id] = row.suspended
-                announce(row)
+    def _patience(self) -> float | None:
+        """Seconds until something is to be announced again."""
+        return max(0.0, min(moment for _, moment in self._again.values()) - time.monotonic()) if self._again else None
+
+    def _wake(self, news: set[str]) -> None:
+        moment = time.monotonic()
+        # Those announced already have their turn.
+        wanted = (news - self._again.keys()) | {one for one, (_, turn) in self._again.items() if turn <= moment}
+        told = {one: self._again.pop(one, (0, 0.0))[0] for one in wanted}
+        for row in due_among(self._centre, sorted(wanted)):
+            self._announce(row)
+            times = told[row.id] + 1
+            if times < TIMES and len(self._again) < MOST:
+                self._again[row.id] = (times, moment + self._pause * 2 ** (times - 1))
 
 
-def announce(row: ExecutionRow) -> None:
+def emit(row: ExecutionRow) -> None:
     """Emit the event. It goes out in the background, when Prefect can be reached."""
     # Not before the first: most relays never need Prefect, which takes 100 MB.
     from prefect.events import emit_event
