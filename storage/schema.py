@@ -187,7 +187,6 @@ accounts = Table(
     Column("staging_out", Float, nullable=False),
     Column("releasing", Float, nullable=False),
     Index("accounts_by_end", "ended"),
-    Index("accounts_of_execution", "execution"),
 )
 
 #: Version of the records -> statements that bring them to the next; tables that are missing are made beforehand.
