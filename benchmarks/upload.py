@@ -46,7 +46,7 @@ def measure(services: Services, quick: bool) -> Iterator[Figure]:
             one.inbox.end_of(submission)
             ended = time.time()
             one.settled(submission)
-            _clear(one, submission)
+            clear(one, submission)
             return ended - _exit(one, submission)
 
         def floor() -> float:
@@ -79,7 +79,8 @@ def _exit(one: House, submission: Submission) -> float:
     return datetime.fromisoformat(json.loads(told)["finished"]).timestamp()
 
 
-def _clear(one: House, submission: Submission) -> None:
+def clear(one: House, submission: Submission) -> None:
+    """Take what the attempt left out of the store."""
     prefix = attempt_prefix(submission.execution, submission.task, submission.node, submission.attempt)
     one.centre.store.delete([found.key for found in one.centre.store.list(prefix)])
     os.sync()
