@@ -13,11 +13,16 @@ from pathlib import Path
 
 from examples.summary.data import SITES, share_out
 from fdn_worker.errors import FdnError
+from federation.catalogue.folder import load
 from federation.centre import Centre
 from federation.local import LocalFederation
+from federation.sync import carry_out, differing
 from flows.server import prefect_server
 
-SEED = Path(__file__).resolve().parents[1] / ".cache/prefect-seed.db"
+ROOT = Path(__file__).resolve().parents[1]
+SEED = ROOT / ".cache/prefect-seed.db"
+#: What a site says in its settings so that a tool's server may run there and others reach it, and sandboxes may be kept.
+SITE = {"address": "127.0.0.1", "ports": "27600-27699", "allow_network": True, "keep_sandboxes": True}
 
 
 def main() -> None:
@@ -29,13 +34,15 @@ def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="fem-federation-"))
     say("starting three nodes and a Prefect server ...")
     try:
-        local = LocalFederation(home, tuple(SITES), share_out(home / "data"))
+        local = LocalFederation(home, tuple(SITES), share_out(home / "data"), options=SITE)
         with prefect_server(home / "prefect", seed=SEED, ui=True) as client, local, closing(Centre.open(local.settings())) as centre:
             # Its relay hears the heartbeats, so that `fem nodes` knows who is there.
             local.wait_connected(centre)
+            catalogue = load(ROOT / "deployments/catalogue")
+            carry_out(centre, catalogue, differing(centre, catalogue))
             variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in (local.environment() | client).items())
             say(f"\nIn another terminal:\n\nexport {variables}\n")
-            say(f"Nodes: {', '.join(SITES)}\nEach has the dataset patients, with a file patients.csv.")
+            say(f"Nodes: {', '.join(SITES)}\nEach has the dataset patients, with a file patients.csv.\nTools: {', '.join(catalogue.tools)}")
             say(f"Runs in the browser: {client['PREFECT_API_URL'].removesuffix('/api')}\nCtrl-C ends all of it.")
             stop.wait()
     except FdnError as error:
