@@ -97,7 +97,8 @@ class Chunks:
             for subscription in self._served.values():
                 subscription.cancel()
         for lane in self._lanes:
-            lane.thread.submit(lane.clear)
+            with suppress(RuntimeError):  # the interpreter ends, and what was gathered with it
+                lane.thread.submit(lane.clear)
             lane.thread.shutdown(wait=False)
 
     def _lane(self, node: str) -> _Lane:
