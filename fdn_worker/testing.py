@@ -7,12 +7,14 @@
         def launcher(self, make_launcher): return make_launcher()
         @pytest.fixture
         def make_spec(self, ...): ...      # (*argv, **changes of LaunchSpec) -> LaunchSpec with a name and a sandbox of its own
+        SERVER = (...)                     # for a launcher that is `Serving`, see there
 
-Tasks need `/bin/sh` and the usual small tools. Clearing up is the fixtures' work.
+Tasks need `/bin/sh` and the usual small tools. Clearing up is the fixtures' work. `examples/launcher-plugin` has a whole one.
 """
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fdn_worker.errors import FdnError, RunVanished, TaskFailed
-from fdn_worker.launchers import Exit, Launcher, LaunchSpec, LogLine
+from fdn_worker.launchers import Exit, Launcher, LaunchSpec, LogLine, Serving
 
 MakeLauncher = Callable[[], Launcher]
 MakeSpec = Callable[..., LaunchSpec]
@@ -57,6 +59,9 @@ def refused(kind: type[FdnError], code: str) -> Iterator[None]:
 
 class LauncherContract:
     """What every launcher must do."""
+
+    #: argv of a task that waits for the file `go`, listens at $PORT_8080 and says hello to a client; () if there is none.
+    SERVER: tuple[str, ...] = ()
 
     def test_exit_code_lines_and_times(self, launcher: Launcher, make_spec: MakeSpec) -> None:
         ended, lines = run(launcher, make_spec("/bin/sh", "-c", "echo one; echo two >&2; printf three; exit 7"))
@@ -98,6 +103,31 @@ class LauncherContract:
         sandbox = said[11]
         assert said[7] == f"a{sandbox}/b"
         assert said[10] == sandbox
+
+    def test_the_sites_variables(self, launcher: Launcher, make_spec: MakeSpec) -> None:
+        script = 'printf "%s\\n" "$1" "$LEVEL" "$MINE"'
+        environment, variables = {"MINE": "${LEVEL}!", "LEVEL": "forged"}, {"LEVEL": "3"}
+        spec = make_spec("/bin/sh", "-c", script, "sh", "l$LEVEL", environment=environment, variables=variables)
+        assert texts(run(launcher, spec)[1]) == ["l3", "3", "3!"]
+
+    def test_a_server_listens_where_it_was_told(self, make_launcher: MakeLauncher, make_spec: MakeSpec) -> None:
+        launcher = make_launcher()
+        if not (isinstance(launcher, Serving) and self.SERVER):
+            return
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        spec = make_spec(*self.SERVER, ports={8080: port}, bind="127.0.0.1", network=True)
+        launcher.start(spec)
+        assert launcher.listening(spec.name, spec.ports) == set()
+        (spec.sandbox / "go").touch()
+        again = make_launcher()
+        assert isinstance(again, Serving)
+        until = time.monotonic() + 20
+        while again.listening(spec.name, spec.ports) != {8080}:
+            assert time.monotonic() < until, "it is not seen to listen"
+            time.sleep(0.05)
+        with socket.create_connection(("127.0.0.1", port), 5) as client:
+            assert client.recv(99) == b"hello\n"
 
     def test_only_the_orders_environment(self, launcher: Launcher, make_spec: MakeSpec) -> None:
         _, lines = run(launcher, make_spec("/bin/sh", "-c", "env", environment={"MINE": "yes"}))

@@ -12,7 +12,7 @@ from fdn_worker.launchers.docker_engine import IDLE, ContainerState, Engine, Str
 
 #: What Docker's init says when there is nothing to execute; it then ends with 126 or 127.
 _NO_COMMAND = re.compile(r"^\[FATAL tini \(\d+\)\] exec (?P<command>.*) failed: (?P<why>.*)$")
-#: How often the log of an ended container is asked for, when the stream breaks.
+#: How often the log of an ended container is asked for, while the stream breaks.
 _LAST_READS = 3
 #: Seconds between two tries to reach the daemon.
 _PAUSE = 0.5
@@ -34,7 +34,14 @@ class Follow:
         Raises RunVanished when it is gone or its daemon took it along, TaskFailed (command-not-found) when the image
         holds no such command, LauncherUnavailable when the daemon stays away.
         """
-        reads = 0
+        state = self._until_ended()
+        # A stream that was opened before the end may lack the last line: one that is opened after it has all.
+        for _ in range(_LAST_READS):
+            if self._read():
+                break
+        return self._judged(state)
+
+    def _until_ended(self) -> ContainerState:
         while True:
             whole = self._read()
             state = self._look()
@@ -45,9 +52,7 @@ class Follow:
             if state.status == "created":
                 raise RunVanished(f"container {self._name} was created and never started")
             if state.ended:
-                reads += 1
-                if whole or reads >= _LAST_READS:
-                    return self._judged(state)
+                return state
 
     def _read(self) -> bool:
         """Whether the stream came to an end of its own."""

@@ -24,7 +24,8 @@ from typing import Any
 import pytest
 
 from fdn_worker.errors import LauncherUnavailable, PolicyRefused, TaskFailed
-from fdn_worker.launchers import LaunchSpec, LogLine, docker_accounts, docker_engine
+from fdn_worker.launchers import Bind, LaunchSpec, LogLine, docker_accounts, docker_engine
+from fdn_worker.launchers import docker as docker_module
 from fdn_worker.launchers.docker import DockerLauncher
 from fdn_worker.testing import MakeSpec, refused, run, spec_of, texts
 from tests.conftest import Services
@@ -125,6 +126,62 @@ def test_out_of_memory_is_told(make: Make, make_spec: MakeSpec) -> None:
     # The container itself ends well, though a part of it was killed.
     ended, _ = run(make(), needing(make_spec("/bin/sh", "-c", f"{eater}; exit 0"), memory=16 * 1024**2))
     assert (ended.code, ended.out_of_memory) == (0, True)
+
+
+def test_mounts(make: Make, make_spec: MakeSpec, tmp_path: Path) -> None:
+    for name in ("cohort", "host"):
+        (tmp_path / name).mkdir(mode=0o777)
+        (tmp_path / name / "file").write_text(name + "\n")
+    spec = make_spec(
+        "/bin/sh", "-c", "cat /app/in/file /opt/host/file /data/d/file; touch /app/in/x /opt/host/x; echo mine > /app/out/o",
+        datasets={"d": tmp_path / "cohort"},
+    )  # fmt: skip
+    (spec.sandbox / "out").mkdir()
+    mounts = (
+        Bind(tmp_path / "cohort", "/app/in"), Bind(tmp_path / "host", "/opt/host"), Bind(spec.sandbox / "out", "/app/out", read_only=False),
+        # What is there anyway is not mounted twice.
+        Bind(spec.sandbox, "/sandbox", read_only=False), Bind(tmp_path / "cohort", "/data/d"),
+    )  # fmt: skip
+    ended, lines = run(make(), replace(spec, mounts=mounts))
+    assert ended.code == 0, texts(lines)
+    assert [text for text in texts(lines) if "Read-only" not in text] == ["cohort", "host", "cohort"]
+    assert len([text for text in texts(lines) if "Read-only" in text]) == 2
+    assert (spec.sandbox / "out/o").read_text() == "mine\n"
+
+
+def test_a_server_on_loopback_alone_is_not_open(make: Make, make_spec: MakeSpec, services: Services) -> None:
+    script = "import socket, time; a, b = socket.create_server(('127.0.0.1', 81)), socket.create_server(('', 80)); time.sleep(600)"
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = {80: one.getsockname()[1], 81: two.getsockname()[1]}
+    launcher = make(network="bridge")
+    image = launcher.prepare(services.images["python"], None)
+    spec = make_spec("python3", "-c", script, image=image, ports=ports, bind="127.0.0.1", network=True)
+    launcher.start(spec)
+    until = time.monotonic() + 20
+    while launcher.listening(spec.name, ports) != {80}:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    # The proxy takes connections for both.
+    socket.create_connection(("127.0.0.1", ports[81]), 5).close()
+    assert launcher.listening(spec.name, ports) == {80}
+
+
+def test_a_worker_that_cannot_see_the_container_tries_its_own_address(
+    make: Make, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_module, "_sees", lambda _: False)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        ports = {80: free.getsockname()[1]}
+    script = "until [ -e go ]; do sleep 0.02; done; nc -ll -p 80 -e /bin/true"
+    spec = make_spec("/bin/sh", "-c", script, ports=ports, bind="127.0.0.1", network=True)
+    launcher = make(network="bridge")
+    launcher.start(spec)
+    assert launcher.listening(spec.name, ports) == set()
+    (spec.sandbox / "go").touch()
+    until = time.monotonic() + 20
+    while launcher.listening(spec.name, ports) != {80}:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_network_is_the_nodes_to_grant(make: Make, make_spec: MakeSpec) -> None:
@@ -418,6 +475,26 @@ def test_pull_policies(make: Make, registry: Registry) -> None:
     assert registry.asked == asked
     assert make(pull_policy="always").prepare(registry.image, None) == pinned
     assert registry.asked > asked
+
+
+def test_looking_pulling_and_dropping(make: Make, registry: Registry) -> None:
+    launcher = make(pull_policy="if-not-present")
+    assert launcher.look(registry.image, None) is None
+    with refused(TaskFailed, "image-missing"):
+        make().look(registry.image, None)
+    asked = registry.asked
+    launcher.pull(registry.image)
+    assert registry.asked > asked
+    pinned = f"{registry.image.rpartition(':')[0]}@{registry.digest}"
+    assert launcher.look(registry.image, registry.digest) == make().look(registry.image, None) == pinned
+    assert launcher.look(registry.image, "sha256:" + "0" * 64) is None
+    assert (registry.image, registry.digest) in {(image.name, image.digest) for image in launcher.images()}
+    launcher.drop(registry.image)
+    assert launcher.look(registry.image, None) is None
+    with refused(TaskFailed, "image-missing"):
+        launcher.drop(registry.image)
+    with refused(TaskFailed, "image-missing"):
+        launcher.pull(registry.image.replace("tool:1", "absent:1"))
 
 
 def test_what_the_registry_does_not_have_or_give(make: Make, registry: Registry) -> None:

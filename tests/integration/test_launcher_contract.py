@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -40,16 +41,30 @@ def make_spec(make_launcher: MakeLauncher, image: str | None, unique: str, tmp_p
         assert not list(Path("/sys/fs/cgroup").glob(f"*/fdn/{name}"))
 
 
+#: For Python: what LauncherContract.SERVER asks for.
+HELLO = """
+import os, socket, sys, time
+while not os.path.exists("go"):
+    time.sleep(0.02)
+client, _ = socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()
+client.sendall(b"hello\\n")
+"""
+
+
 class TestProcess(LauncherContract):
+    SERVER = (sys.executable, "-c", HELLO, "$PORT_8080")
+
     @pytest.fixture
     def make_launcher(self, tmp_path: Path) -> Callable[[], Launcher]:
         return lambda: load("process", {}, tmp_path / "state")
 
 
 class TestDocker(LauncherContract):
+    SERVER = ("/bin/sh", "-c", 'until [ -e go ]; do sleep 0.02; done; echo hello | nc -l -p "$1"', "sh", "$PORT_8080")
+
     @pytest.fixture
     def make_launcher(self, services: Services, tmp_path: Path) -> Callable[[], Launcher]:
-        return lambda: load("docker", {"docker_host": services.docker_host, "pull_policy": "never"}, tmp_path)
+        return lambda: load("docker", {"docker_host": services.docker_host, "pull_policy": "never", "network": "bridge"}, tmp_path)
 
     @pytest.fixture
     def image(self, make_launcher: MakeLauncher, services: Services) -> str | None:
