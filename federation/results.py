@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -190,10 +190,14 @@ def _read(centre: Centre, key: str) -> bytes:
     return b"".join(centre.store.get(key))
 
 
-def download(centre: Centre, file: OutputFile, folder: Path) -> Path:
-    """Fetch one file below `folder`, going on where an earlier try stopped; checked, and whole or not there."""
+def download(centre: Centre, file: OutputFile, folder: Path, told: Callable[[int], None] = lambda _: None) -> Path:
+    """Fetch one file below `folder`, going on where an earlier try stopped; checked, and whole or not there.
+
+    `told` hears of the bytes as they come, and of those that are there already.
+    """
     target = folder / check_relative_path(file.path)
     if target.exists() and target.stat().st_size == file.size and _sha256(target) == file.sha256:
+        told(file.size)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
@@ -201,10 +205,12 @@ def download(centre: Centre, file: OutputFile, folder: Path) -> Path:
     if offset > file.size:
         partial.unlink()
         offset = 0
+    told(offset)
     if offset < file.size or not partial.exists():
         with partial.open("ab") as sink:
             for chunk in centre.store.get(file.key, offset=offset):
                 sink.write(chunk)
+                told(len(chunk))
     if _sha256(partial) != file.sha256:
         partial.unlink()
         raise StoreUnavailable(f"{file.path}: what came is not what the manifest lists", code="download-corrupted", remedy="try again")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 Execution = Annotated[str, typer.Argument(help="Its id, or as much of it as is unique.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Node = Annotated[str | None, typer.Option("--node", "-n", help="Of this node alone.")]
+Nodes = Annotated[list[str] | None, typer.Option("--node", "-n", help="Of this node alone; may be given again.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -85,15 +87,54 @@ def files(execution: Execution, node: Node = None, json: Json = False) -> None:
 def download(
     execution: Execution,
     to: Annotated[Path, typer.Option("--to", "-o", help="Folder; files go to NODE/outputs and NODE/logs below it.")] = Path(),
-    node: Node = None,
+    archive: Annotated[Path | None, typer.Option("--archive", "-a", help="One archive instead: FILE.zip or FILE.tar.")] = None,
+    node: Nodes = None,
     json: Json = False,
 ) -> None:
-    """Fetch outputs and logs. Each is checked by its SHA-256; what is there already is not fetched again."""
-    from federation.results import download as fetch
+    """Fetch outputs and logs, each checked by its SHA-256. What is there already is not fetched again, what was cut goes on."""
+    from fdn_worker.errors import SystemFault
+    from federation import download as downloads
+    from federation.results import FilesDeleted
+    from flows.report import human
 
-    centre, results = _results(execution, node)
-    done = [str(fetch(centre, file, to / result.node)) for result in results for file in result.files]
+    centre, submissions = find(execution, node or ())
+    found = downloads.look(centre, submissions)
+    if found.results and not found.files and all(result.cleaned for result in found.results):
+        raise FilesDeleted("; ".join(found.troubles))
+    with _bar(found.size, "fetching", quiet=json) as told:
+        if archive is not None:
+            count, troubles = downloads.archive(centre, found.files, archive, told)
+            paths = [archive] if count else []
+        else:
+            paths, troubles = downloads.fetch(centre, found.files, to, told)
+            count = len(paths)
+    troubles = [*found.troubles, *troubles]
     if json:
-        print_json(done)
+        print_json(paths)
+    elif count:
+        size = sum(path.stat().st_size for path in paths)
+        nodes = len({result.node for result in found.results if result.files})
+        plural = "s" * (count != 1), "s" * (nodes != 1)
+        typer.echo(f"{count} file{plural[0]} of {nodes} node{plural[1]}, {human(size)}: {(archive or to).absolute()}")
     else:
-        typer.echo("\n".join(done) if done else "no files")
+        typer.echo("no files")
+    if found.partial:
+        typer.echo(found.partial, err=True)
+    if troubles:
+        raise SystemFault(
+            f"{len(troubles)} not fetched:\n  " + "\n  ".join(troubles) + "\n",
+            remedy="call again: what is there already is not fetched again",
+        )
+
+
+@contextmanager
+def _bar(total: int, what: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; what it yields is told of each so many bytes."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = ("{task.description}", BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda size: progress.advance(task, size)
