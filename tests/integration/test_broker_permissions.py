@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pika
@@ -136,11 +137,15 @@ def test_it_cannot_read_what_is_the_centres(site: pika.BlockingConnection, their
     refused(site, lambda channel: channel.basic_get(theirs))
 
 
+def _command(queue: str, channel: BlockingChannel) -> None:
+    channel.basic_publish("", queue, b"", mandatory=True)
+
+
 def test_it_cannot_publish_commands(federation: Federation, site: pika.BlockingConnection) -> None:
     """Not to itself either: the default exchange, which leads to every queue by its name, is closed to it."""
     for node in (federation.a, *federation.others):
         for name in (command_queue(node), control_queue(node)):
-            refused(site, lambda channel, name=name: channel.basic_publish("", name, b"", mandatory=True))
+            refused(site, partial(_command, name))
             depth = federation.centre.depth(name)
             assert depth is not None
             assert depth.messages == 0
@@ -241,7 +246,7 @@ def test_copies_do_not_leave_its_exchange(federation: Federation, site: pika.Blo
     keys = [f"{event_exchange('other')}", "other", command_queue("other"), control_queue("other"), INBOX, "#", "*", EVENT_KEY]
     channel = site.channel()
     channel.confirm_delivery()
-    properties = pika.BasicProperties(headers={header: keys}, message_id="copied")
+    properties = pika.BasicProperties(headers={header: keys}, message_id="copied")  # type: ignore[no-untyped-call]
     channel.basic_publish(event_exchange("site-a"), EVENT_KEY, b"", properties, mandatory=True)
     delivery = got.get(timeout=SOON)
     delivery.ack()
@@ -272,7 +277,8 @@ def test_a_shared_topic_exchange_would_let_copies_pass(tls_broker: TlsBroker, fe
     refused(intruder, lambda channel: channel.basic_publish("shared", "other", b"", mandatory=True))
     sending = intruder.channel()
     sending.confirm_delivery()
-    sending.basic_publish("shared", node, b"forged", pika.BasicProperties(headers={"CC": ["other"]}), mandatory=True)
+    properties = pika.BasicProperties(headers={"CC": ["other"]})  # type: ignore[no-untyped-call]
+    sending.basic_publish("shared", node, b"forged", properties, mandatory=True)
     method, _properties, body = channel.basic_get("events-of-other", auto_ack=True)
     assert method is not None
     assert body == b"forged"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import importlib.util
 import json
 import re
 import shutil
-import ssl
 import subprocess
 import tomllib
 from pathlib import Path
@@ -205,7 +205,11 @@ def test_prefect_knows_each_of_its_settings() -> None:
 
     known = set(get_current_settings().to_environment_variables())
     lines = [line for line in (DEPLOYMENTS / "prefect/settings.env").read_text().splitlines() if line and not line.startswith("#")]
-    assert {line.partition("=")[0] for line in lines} - {"DO_NOT_TRACK"} <= known
+    values = dict(line.split("=", 1) for line in lines)
+    assert set(values) - {"DO_NOT_TRACK"} <= known
+    for writer in ("TASK_RUN_RECORDER", "EVENT_PERSISTER"):
+        assert int(values[f"PREFECT_SERVER_SERVICES_{writer}_BATCH_SIZE"]) > 1, "without batches each row is a transaction"
+    assert importlib.util.find_spec(values["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
 
 
 def test_constraints_pin_every_dependency_by_version_alone() -> None:
@@ -217,41 +221,3 @@ def test_constraints_pin_every_dependency_by_version_alone() -> None:
         wanted = [*project["dependencies"], *(each for extra in project.get("optional-dependencies", {}).values() for each in extra)]
         names = {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", each)[0]).lower() for each in wanted}
         assert names - pinned <= {"federated-execution-manager"}
-
-
-def test_certificates_of_broker_and_sites(tmp_path: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    make = [str(DEPLOYMENTS / "compose/make-certificates"), str(tmp_path / "tls"), "centre.example"]
-    subprocess.run([*make, "site-a"], check=True)
-    authority = (tmp_path / "tls/ca.pem").read_bytes()
-    subprocess.run([*make, "site-a", "site-b"], check=True)
-    assert (tmp_path / "tls/ca.pem").read_bytes() == authority, "run again it keeps what stands"
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(tmp_path / "tls/broker/server.pem", tmp_path / "tls/broker/server.key")
-    server.load_verify_locations(tmp_path / "tls/broker/ca.pem")
-    server.verify_mode = ssl.CERT_REQUIRED
-    client = ssl.create_default_context(cafile=str(tmp_path / "tls/site-b/ca.pem"))
-    client.load_cert_chain(tmp_path / "tls/site-b/client.pem", tmp_path / "tls/site-b/client.key")
-    subject = handshake(server, client, "centre.example")
-    assert subject == ((("commonName", "site-b"),),)
-    with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(server, client, "elsewhere.example")
-    assert (tmp_path / "tls/site-b/client.key").stat().st_mode & 0o077 == 0
-
-
-def handshake(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> object:
-    """In memory; the client's subject as the server sees it."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    there = server.wrap_bio(to_server, to_client, server_side=True)
-    here = client.wrap_bio(to_client, to_server, server_hostname=host)
-    waiting = [here, there]
-    while waiting:
-        side = waiting.pop(0)
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            waiting.append(side)
-    certificate = there.getpeercert()
-    assert certificate is not None
-    return certificate["subject"]
