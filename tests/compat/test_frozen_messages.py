@@ -1,6 +1,7 @@
-"""Messages as version 1.0 wrote them. The files are frozen: a release that cannot read them needs a new major version.
+"""Messages as earlier versions wrote them. The files are frozen: a release that cannot read them needs a new major version.
 
-Each file is an envelope signed with the Ed25519 key whose private half is the bytes 0 to 31; a new kind gets a new file.
+Each file is an envelope signed with the Ed25519 key whose private half is the bytes 0 to 31; a new kind gets a new file,
+and so does a kind with new fields, in the folder of the version that brings them.
 """
 
 from __future__ import annotations
@@ -8,17 +9,31 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from fdn_worker import protocol
-from fdn_worker.errors import MessageError
-from fdn_worker.protocol import MESSAGES, Keyring, Signer, State, TaskEvent, TaskOrder, pack, unpack
+from fdn_worker.errors import Fault, MessageError
+from fdn_worker.protocol import (
+    MESSAGES,
+    Answer,
+    Endpoint,
+    Inquiry,
+    Keyring,
+    Port,
+    Signer,
+    State,
+    TaskEvent,
+    TaskOrder,
+    pack,
+    unpack,
+)
 from fdn_worker.protocol.envelope import payload_of
 
 HERE = Path(__file__).parent
-SAMPLES = sorted((HERE / "v1.0").glob("*.json"))
+SAMPLES = sorted(HERE.glob("v*/*.json"))
 RING = Keyring({"sample": "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="})
 RUN = "b497b28b-4ff4-5e8e-a0e6-f6233c59a5af"
 
@@ -35,13 +50,22 @@ def test_every_kind_has_a_sample() -> None:
     assert {path.stem for path in SAMPLES} == set(MESSAGES)
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def holds(today: Any, frozen: Any) -> bool:
+    """Whether all that was written is there: a newer minor version adds fields, at any depth, and changes no value."""
+    if isinstance(frozen, dict):
+        return all(name in today and holds(today[name], value) for name, value in frozen.items())
+    if isinstance(frozen, list):
+        return len(today) == len(frozen) and all(map(holds, today, frozen))
+    return bool(today == frozen)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_sample_is_read_whole(path: Path, warned: pytest.LogCaptureFixture) -> None:
     message, key_id = unpack(path.read_bytes(), RING)
     assert (message.kind, key_id) == (path.stem, "sample")
     frozen, today = json.loads(payload_of(path.read_bytes())), json.loads(payload_of(pack(message, Signer())))
-    # a newer minor version may add fields with defaults, and changes no value
-    assert {name: today[name] for name in frozen} == frozen
+    assert holds(today, frozen)
+    assert frozen["version"] == path.parent.name.removeprefix("v")
     assert not warned.records
 
 
@@ -56,9 +80,32 @@ def test_values_of_samples() -> None:
     assert (event.state, event.lines, event.message_id) == (State.FAILED, ("one", "zwei é"), f"{RUN}.2.7")
 
 
+def test_an_old_order_asks_for_nothing_new() -> None:
+    order, _ = unpack((HERE / "v1.0/task-order.json").read_bytes(), RING)
+    assert isinstance(order, TaskOrder)
+    assert (order.ports, order.servers, order.mounts, order.checks, order.sandbox, order.moves) == ((), (), (), (), None, ())
+
+
+def test_values_of_samples_of_1_1() -> None:
+    order, _ = unpack((HERE / "v1.1/task-order.json").read_bytes(), RING)
+    assert isinstance(order, TaskOrder)
+    assert order.ports == (Port(container=8080), Port(container=9090, host=20001))
+    assert order.servers[0].ports == {8080: 20000}
+    assert [mount.kind for mount in order.mounts] == ["dataset", "sandbox", "host"]
+    event, _ = unpack((HERE / "v1.1/task-event.json").read_bytes(), RING)
+    assert isinstance(event, TaskEvent)
+    assert event.listening == (Endpoint(port=8080, host="site-a.example", published=20000),)
+    inquiry, _ = unpack((HERE / "v1.1/inquiry.json").read_bytes(), RING)
+    assert isinstance(inquiry, Inquiry)
+    assert inquiry.orders == (order,)
+    answer, _ = unpack((HERE / "v1.1/answer.json").read_bytes(), RING)
+    assert isinstance(answer, Answer)
+    assert answer.plans[0].reasons[0].fault is Fault.POLICY
+
+
 @pytest.mark.parametrize(
     ("name", "version", "unknown"),
-    [("unknown-field", "1.0", {"priority": 9, "resources.tpus": 4}), ("v1.7", "1.7", {"mounts": ["/x"]})],
+    [("unknown-field", "1.0", {"priority": 9, "resources.tpus": 4}), ("v1.7", "1.7", {"wishes": ["/x"]})],
 )
 def test_what_a_newer_minor_version_adds_is_kept(
     name: str, version: str, unknown: dict[str, object], warned: pytest.LogCaptureFixture
@@ -67,7 +114,7 @@ def test_what_a_newer_minor_version_adds_is_kept(
     message, _ = unpack(body, RING)
     unpack(body, RING)
     assert message.version == version
-    assert json.loads(payload_of(pack(message, Signer()))) == json.loads(payload_of(body))
+    assert holds(json.loads(payload_of(pack(message, Signer()))), json.loads(payload_of(body)))
     assert sorted(record.getMessage() for record in warned.records) == sorted(
         f"unknown field {field} in task-order (version {version}) is kept" for field in unknown
     )
@@ -76,4 +123,4 @@ def test_what_a_newer_minor_version_adds_is_kept(
 def test_another_major_version_is_refused() -> None:
     with pytest.raises(MessageError) as caught:
         unpack((HERE / "v2.0.json").read_bytes(), RING)
-    assert str(caught.value) == "task-order has version '2.0' (this side speaks 1.0; upgrade the older of the two)"
+    assert str(caught.value) == "task-order has version '2.0' (this side speaks 1.1; upgrade the older of the two)"

@@ -10,23 +10,33 @@ from hypothesis import strategies as st
 from fdn_worker.errors import Fault
 from fdn_worker.protocol import (
     Abort,
+    Answer,
     Chunk,
     Complete,
     Completed,
     ControlRequest,
+    Endpoint,
     Fetch,
     Grant,
+    Health,
     Heartbeat,
+    ImageHere,
     InputFile,
+    Inquiry,
     Labels,
     Manifest,
     ManifestFile,
     Message,
+    Mount,
+    Move,
+    OrderPlan,
+    Port,
     Present,
     Reason,
     Refusal,
     Report,
     Resources,
+    Server,
     Source,
     State,
     Taken,
@@ -72,6 +82,23 @@ of_run = {"execution": st.uuids(), "task": ids, "node": ids, "run": st.uuids(), 
 inputs = st.builds(InputFile, name=paths, size=sizes, sha256=digests, where=text)
 
 
+ports = st.integers(1, 65535)
+absolute = paths.map("/{}".format)
+mounts = st.one_of(
+    st.builds(Mount, kind=st.just(kind), source=source, target=absolute)
+    for kind, source in (("dataset", paths), ("sandbox", st.just("") | paths), ("host", absolute))
+)
+images = st.builds(ImageHere, name=text, digest=text, size=sizes)
+plans = st.builds(OrderPlan, task=ids, accepts=st.booleans(), reasons=few(reasons), launcher=text, image_here=st.none() | st.booleans(),
+                  image_digest=st.none() | text)  # fmt: skip
+healths = st.builds(Health, worker_version=text, clock=moments, uptime=seconds, gpus=sizes, paths=st.dictionaries(text, st.booleans(), max_size=3),
+                    launchers=st.dictionaries(text, text, max_size=2), images=few(images), certificate_expires=st.none() | moments)  # fmt: skip
+
+
+def _distinct(found: tuple[Port, ...]) -> bool:
+    return len({port.container for port in found}) == len(found) == len({port.host or -port.container for port in found})
+
+
 @st.composite
 def orders(draw: st.DrawFn) -> TaskOrder:
     execution, task, node = draw(st.uuids()), draw(ids), draw(ids)
@@ -82,6 +109,9 @@ def orders(draw: st.DrawFn) -> TaskOrder:
             "environment": st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True), text, max_size=3),
             "inputs": few(inputs), "outputs": few(paths),
             "resources": st.builds(Resources, cpus=st.floats(0.01, 4096), memory=st.integers(6 * 1024**2, 2**50), gpus=st.integers(0, 8)),
+            "ports": few(st.builds(Port, container=ports, host=st.none() | ports)).filter(_distinct), "listen_within": seconds,
+            "servers": few(st.builds(Server, node=ids, host=st.just("x.org"), ports=st.dictionaries(ports, ports, max_size=3))),
+            "mounts": few(mounts), "checks": few(paths), "sandbox": ids, "moves": few(st.builds(Move, source=paths, shelf=ids, to=paths)),
             "network": st.booleans(), "timeout": seconds, "labels": st.builds(Labels, user=text, project=text, tool=text),
             "source": st.builds(Source, repository=st.just("https://x.org/y"), commit=st.just("0f" * 20), pack=st.none() | inputs),
         },
@@ -92,10 +122,10 @@ def orders(draw: st.DrawFn) -> TaskOrder:
 messages: st.SearchStrategy[Message] = st.one_of(
     orders(),
     st.builds(TaskEvent, **of_run, number=attempts, at=moments, state=st.none() | states, lines=few(text), reason=st.none() | reasons,
-              report=st.none() | reports),
+              report=st.none() | reports, listening=few(st.builds(Endpoint, port=ports, host=text, published=ports))),
     st.builds(ControlRequest, **of_run, request=st.uuids(), action=st.sampled_from(["cancel", "report"]), issued=moments, deadline=moments, why=text),
     st.builds(Heartbeat, node=ids, session=st.uuids(), number=attempts, at=moments, interval=seconds, worker_version=text, launchers=few(text),
-              datasets=few(ids), slots=attempts, slots_free=sizes, problems=few(text),
+              datasets=few(ids), slots=attempts, slots_free=sizes, problems=few(text), gpus=sizes, images=few(text), address=text,
               present=few(st.builds(Present, run=st.uuids(), attempt=attempts, state=states))),
     st.builds(Manifest, **of_run, at=moments, exit_code=st.none() | st.integers(0, 255), usage=usages,
               files=few(st.builds(ManifestFile, path=paths, size=sizes, sha256=digests))),
@@ -111,5 +141,11 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Taken, **of_attempt, etag=text),
     st.builds(Fetch, **of_attempt, path=text, offset=sizes, length=st.integers(1, 4 * 1024**2)),
     st.builds(Abort, **of_attempt, files=few(st.builds(AbortedFile, path=paths, upload_id=text), 1)),
+    st.builds(Inquiry, request=st.uuids(), node=ids, issued=moments, deadline=moments, about=st.just("plan"), orders=few(orders(), 1), user=text),
+    st.builds(Inquiry, request=st.uuids(), node=ids, issued=moments, deadline=moments, about=st.just("images"), image=text.filter(bool),
+              action=st.sampled_from(["list", "pull", "remove"])),
+    st.builds(Answer, request=st.uuids(), node=ids, at=moments, about=st.sampled_from(["plan", "health", "images", "intake"]),
+              refused=st.none() | reasons, plans=few(plans), slots=sizes, slots_free=sizes, accepting=st.booleans(), address=text,
+              health=st.none() | healths, images=few(images)),
     st.builds(Refusal, **of_attempt, code=text, fault=st.sampled_from(list(Fault)), message=text, retryable=st.booleans()),
 )  # fmt: skip

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from fdn_worker import protocol
 from fdn_worker.errors import MessageError
-from fdn_worker.protocol import Keyring, Message, Signer, TaskOrder, decode, pack, unpack
+from fdn_worker.protocol import Inquiry, Keyring, Message, Signer, TaskOrder, decode, pack, unpack
 from fdn_worker.protocol.envelope import payload_of
 from fdn_worker.protocol.upload import TransferFile
 from tests.unit import strategies
-from tests.unit.helpers import OPEN, an_event, an_order
+from tests.unit.helpers import MOMENT, OPEN, an_event, an_id, an_order
 
 
 def payload(message: Message, **changes: Any) -> bytes:
@@ -62,7 +62,7 @@ def test_a_body_nested_without_end_is_a_message_error(nested: bytes) -> None:
         ({"kind": ["task-order"]}, "are unknown"),
         ({"kind": ...}, "not a message"),
         ({"version": ...}, "task-order has version ''"),
-        ({"version": "2.0"}, "task-order has version '2.0' (this side speaks 1.0; upgrade the older of the two)"),
+        ({"version": "2.0"}, "task-order has version '2.0' (this side speaks 1.1; upgrade the older of the two)"),
         ({"version": "10.0"}, "version '10.0'"),
         ({"version": "1"}, "task-order: version:"),
         ({"version": 1}, "task-order: version:"),
@@ -87,6 +87,18 @@ def test_a_body_nested_without_end_is_a_message_error(nested: bytes) -> None:
         ({"deadline": "0001-01-01T00:00:00+05:00"}, "has no place in UTC"),
         ({"source": {"repository": "ssh://x/y", "commit": "0" * 40}}, "must be an https:// address"),
         ({"source": {"repository": "https://x/y", "commit": "main"}}, "task-order: source.commit:"),
+        ({"ports": [{"container": 0}]}, "task-order: ports.0.container:"),
+        ({"ports": [{"container": 1}, {"container": 1, "host": 2}]}, "a port is named twice"),
+        ({"ports": [{"container": 1, "host": 7}, {"container": 2, "host": 7}]}, "a port is named twice"),
+        ({"mounts": [{"kind": "dataset", "source": "a/../b", "target": "/x"}]}, "path 'a/../b' must be relative"),
+        ({"mounts": [{"kind": "sandbox", "source": "/a", "target": "/x"}]}, "path '/a' must be relative"),
+        ({"mounts": [{"kind": "host", "source": "a", "target": "/x"}]}, "path 'a' must be absolute"),
+        ({"mounts": [{"kind": "dataset", "source": "a", "target": "/x/../y"}]}, "task-order: mounts.0.target:"),
+        ({"mounts": [{"kind": "volume", "source": "a", "target": "/x"}]}, "task-order: mounts.0.kind:"),
+        ({"moves": [{"source": "..", "shelf": "s", "to": "x"}]}, "task-order: moves.0.source:"),
+        ({"moves": [{"source": "", "shelf": "s", "to": "/x"}]}, "task-order: moves.0.to:"),
+        ({"sandbox": "../x"}, "task-order: sandbox:"),
+        ({"checks": ["/etc/passwd"]}, "task-order: checks.0:"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(changes: dict[str, Any], words: str) -> None:
@@ -107,7 +119,7 @@ def test_unknown_fields_are_kept_and_warned_of_once(caplog: pytest.LogCaptureFix
     assert isinstance(order, TaskOrder)
     said = [record.getMessage() for record in caplog.records]
     assert sorted(said) == [
-        f"unknown field {name} in task-order (version 1.0) is kept" for name in ("colour", "inputs.shade", "resources.quantum")
+        f"unknown field {name} in task-order (version 1.1) is kept" for name in ("colour", "inputs.shade", "resources.quantum")
     ]
     packed = json.loads(payload_of(pack(order, Signer())))
     assert (packed["colour"], packed["resources"]["quantum"], packed["inputs"][0]["shade"]) == ("red", 3, None)
@@ -147,3 +159,17 @@ def test_a_file_has_no_more_parts_than_the_store_takes() -> None:
 def test_what_is_unsigned_needs_a_keyring_that_says_so() -> None:
     with pytest.raises(MessageError, match="unsigned"):
         unpack(pack(an_order(), Signer()), Keyring())
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"about": "plan"}, "needs orders"),
+        ({"about": "images", "action": "pull"}, "to pull an image, name it"),
+        ({"about": "images", "action": "pause"}, "about images there is no action pause"),
+        ({"about": "intake"}, "about intake there is no action list"),
+    ],
+)
+def test_an_inquiry_that_makes_no_sense(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Inquiry(request=an_id(1), node="site-a", issued=MOMENT, deadline=MOMENT, **fields)
