@@ -19,6 +19,7 @@ from fdn_worker.errors import Fault, FdnError, SystemFault
 from fdn_worker.protocol import Reason, Server, State, now, pack
 from fdn_worker.protocol.names import execution_id, run_id
 from federation.catalogue.arguments import Role, requests, roles
+from federation.catalogue.source import pinned
 from federation.catalogue.tool import Tool
 from federation.centre import RETRIED, Centre, Submission, described
 from federation.presence import presence
@@ -136,6 +137,8 @@ def open_job(centre: Centre, tool: Tool, asked: ToolRequest, key: str, *, flow_r
     standing = centre.records.execution(str(execution))
     if standing is not None and standing.document is not None:
         tool = Tool.model_validate_json(standing.document)
+    else:
+        tool = pinned(tool, allow_file=centre.settings.embedded)
     found = roles(tool, asked)
     if standing is None:
         nodes = tuple(dict.fromkeys(node for role in found for node in role.nodes))

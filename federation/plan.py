@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from uuid import uuid5
 
@@ -11,6 +12,7 @@ from fdn_worker.errors import Fault, FdnError
 from fdn_worker.protocol import Answer, OrderPlan, Reason, Server, TaskOrder, now
 from fdn_worker.protocol.names import NAMESPACE, run_id
 from federation.catalogue.arguments import Role, requests, roles
+from federation.catalogue.source import pinned
 from federation.catalogue.tool import Tool
 from federation.centre import Centre
 from federation.inquiry import PATIENCE, ask
@@ -102,6 +104,7 @@ class Plan(BaseModel):
 
 async def plan(centre: Centre, tool: Tool, asked: ToolRequest, *, seconds: float = PATIENCE) -> Plan:
     """Ask the nodes. Errors of the submission itself (arguments, names, quorum) are raised as they would be by its run."""
+    tool = await asyncio.to_thread(pinned, tool, allow_file=centre.settings.embedded)
     found = roles(tool, asked)
     nodes = tuple(dict.fromkeys(node for role in found for node in role.nodes))
     centre.enrolled(nodes)

@@ -19,6 +19,7 @@ from fdn_worker.brokers import Delivery, Subscription
 from fdn_worker.protocol import Heartbeat, State, TaskEvent, advance, decode, now
 from fdn_worker.protocol.states import IllegalTransition
 from federation.centre import Centre, Submission
+from storage.records import AttemptRow
 
 log = logging.getLogger(__name__)
 
@@ -139,8 +140,8 @@ class Watch:
         rows = {row.run: row for _, row in await asyncio.to_thread(self._centre.records.current_attempts, str(self._execution))}
         for one in self.open:
             row = rows.get(str(one.submission.run))
-            if row is not None and row.dispatched is None and State(row.state).terminal and row.attempt == one.submission.attempt:
-                one.decided = State(row.state)
+            if row is not None:
+                one.decided = _decided(row, one.submission)
         self._inbox.put_nowait(None)
 
     async def add(self, submissions: Sequence[Submission]) -> None:
@@ -152,10 +153,11 @@ class Watch:
     def _described(self, submissions: Sequence[Submission]) -> list[Followed]:
         rows = {row.run: row for _, row in self._centre.records.current_attempts(str(self._execution))}
         silence = self._silences({one.node for one in submissions})
-        return [
-            Followed(one, (rows.get(str(one.run)) or self._centre.attempt(one.run, one.attempt)).deadline, silence[one.node])
-            for one in submissions
-        ]
+        found = []
+        for one in submissions:
+            row = rows.get(str(one.run)) or self._centre.attempt(one.run, one.attempt)
+            found.append(Followed(one, row.deadline, silence[one.node], decided=_decided(row, one)))
+        return found
 
     def _silences(self, nodes: set[str]) -> dict[str, float]:
         """Node -> three of its heartbeats, in seconds."""
@@ -248,6 +250,12 @@ class Watch:
             if not fresh or beat is None or all(present.run != one.submission.run for present in beat.present):
                 found.append(one)
         return found
+
+
+def _decided(row: AttemptRow, submission: Submission) -> State | None:
+    """How the centre itself ended an attempt that was never sent: of such a one no event comes."""
+    unsent = row.dispatched is None and row.attempt == submission.attempt
+    return State(row.state) if unsent and State(row.state).terminal else None
 
 
 def _beats(centre: Centre, nodes: set[str]) -> dict[str, tuple[datetime, Heartbeat]]:
