@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
@@ -25,6 +27,11 @@ class FederationBroker(Block):
         "", title="Signing key", description="File with the centre's private key, where the flow runs; none in an embedded federation."
     )
     key_id: str = Field("centre", title="Key id", description="The name under which the nodes know that key.")
+    relay: Literal["process", "service"] = Field(
+        "process",
+        title="Relay",
+        description="service: `fem relay` runs, and long waits may be suspended; process: each flow brings its own.",
+    )
 
     def get_client(self) -> Broker:
         """A connection of its own."""

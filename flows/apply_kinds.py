@@ -15,7 +15,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalC
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation as PrefectAutomation
 from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import MissingFlowError, ObjectNotFound
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.dispatch import lookup_type
@@ -50,6 +50,19 @@ class WorkPools:
 
     def __init__(self, client: SyncPrefectClient, pools: Mapping[str, WorkPool]) -> None:
         self._client, self._pools = client, pools
+        for name, pool in pools.items():
+            self._check(name, pool)
+
+    def _check(self, name: str, pool: WorkPool) -> None:
+        """The type can be had, and is what it was."""
+        known = BaseWorker.get_all_available_worker_types()
+        if pool.type not in known:
+            raise SettingsError(f"work pool {name}: there is no type {pool.type!r} here", remedy=unknown(pool.type, known))
+        if (there := self.standing([name])) and there[name]["type"] != pool.type:
+            raise SettingsError(
+                f"work pool {name} is of type {there[name]['type']!r}, and Prefect cannot change that",
+                remedy=f"`prefect work-pool delete {name}` first, or name the new one otherwise",
+            )
 
     def wanted(self) -> Mapping[str, Mapping[str, Any]]:
         return {name: pool.model_dump() for name, pool in self._pools.items()}
@@ -68,20 +81,13 @@ class WorkPools:
         there = self.standing(names)
         for name in names:
             pool = self._pools[name]
-            if name not in there:
-                worker = BaseWorker.get_worker_class_from_type(pool.type)
-                if worker is None:
-                    known = BaseWorker.get_all_available_worker_types()
-                    raise SettingsError(f"work pool {name}: there is no type {pool.type!r} here", remedy=unknown(pool.type, known))
-                template = worker.get_default_base_job_template()
-                self._client.create_work_pool(WorkPoolCreate(name=name, base_job_template=template, **pool.model_dump()))
-            elif there[name]["type"] != pool.type:
-                raise SettingsError(
-                    f"work pool {name} is of type {there[name]['type']!r}, and Prefect cannot change that",
-                    remedy=f"`prefect work-pool delete {name}` first, or name the new one otherwise",
-                )
-            else:
+            if name in there:
                 self._client.update_work_pool(name, WorkPoolUpdate(**pool.model_dump(exclude={"type"})))
+                continue
+            worker = BaseWorker.get_worker_class_from_type(pool.type)
+            assert worker is not None, "checked before"
+            template = worker.get_default_base_job_template()
+            self._client.create_work_pool(WorkPoolCreate(name=name, base_job_template=template, **pool.model_dump()))
 
     def remove(self, name: str) -> None:
         self._client.delete_work_pool(name)
@@ -244,6 +250,15 @@ class Deployments:
             return self._client.read_deployment_by_name(name).id
         except ObjectNotFound:
             return NOT_YET
+
+
+def _flow(path: Path, entrypoint: str) -> Flow[..., Any]:
+    try:
+        return load_flow_from_entrypoint(entrypoint)
+    except (ImportError, AttributeError, MissingFlowError, ValueError) as error:
+        raise SettingsError(
+            f"{path}: entrypoint {entrypoint}: {error}", remedy="name it MODULE.FUNCTION, and run this in the checkout"
+        ) from error
 
 
 def _stands(deployment: DeploymentResponse, entry: Deployment | None) -> dict[str, Any]:

@@ -32,11 +32,12 @@ def of_settings() -> tuple[Block, ...]:
     settings = load()
     made = (
         FederationBroker(
-            url=settings.broker_url, site_url=settings.broker_site_url, signing_key=str(settings.key or ""), key_id=settings.key_id
+            url=settings.broker_url, site_url=settings.broker_site_url, signing_key=str(settings.key or ""), key_id=settings.key_id,
+            relay=settings.relay,
         ),
         FederationStore(url=settings.store_url, site_url=settings.store_site_url),
         FederationRecords(url=SecretStr(settings.records_url.get_secret_value())),
-    )
+    )  # fmt: skip
     logo = logo_url()
     for block in made:
         type(block)._logo_url = logo

@@ -55,6 +55,7 @@ def _from_blocks(name: str) -> CentreSettings:
         raise SettingsError(f"{BLOCKS_VARIABLE}: {str(error).splitlines()[0]}", remedy=f"save them with `fem blocks {name}`") from error
     broker, store, records = loaded
     return CentreSettings(
-        broker_url=broker.url, broker_site_url=broker.site_url, key=Path(broker.signing_key) if broker.signing_key else None, key_id=broker.key_id,
+        broker_url=broker.url, broker_site_url=broker.site_url, relay=broker.relay,
+        key=Path(broker.signing_key) if broker.signing_key else None, key_id=broker.key_id,
         store_url=store.url, store_site_url=store.site_url, records_url=records.url,
     )  # fmt: skip

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -20,6 +22,7 @@ SEED = ROOT / ".cache/prefect-seed.db"
 BIN = Path(sys.executable).parent
 PATIENTS = "name,age\nanna,61\nbruno,48\nclara,75\n"
 
+Value = TypeVar("Value")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -70,3 +73,12 @@ def run(environment: dict[str, str], tmp_path: Path) -> Run:
         return subprocess.run(words, env=environment | (env or {}), cwd=cwd, timeout=timeout, capture_output=True, text=True)
 
     return call
+
+
+def until(condition: Callable[[], Value | None], seconds: float = 40) -> Value:
+    """Wait for what another process brings about."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.1)
+    return value

@@ -1,31 +1,32 @@
-"""prefect.yaml on a real server with a process worker: a run, a cancel in the UI's way, a SIGKILL and its retry."""
+"""prefect.yaml on a real server with a process worker that clones the repository: runs started, scheduled, cancelled, killed and retried."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from fdn_worker.protocol.names import execution_id
+from federation.catalogue.tool import Tool
 from federation.centre import Centre
 
-from .conftest import ROOT, Run
-
-Value = TypeVar("Value")
+from .conftest import ROOT, Run, until
 
 
 @pytest.fixture(scope="module")
@@ -34,36 +35,68 @@ def worker_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deployed(environment: dict[str, str], worker_log: Path) -> Iterator[SyncPrefectClient]:
-    """Blocks saved, deployments made, a worker started that knows the federation by its blocks alone."""
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This checkout as a Git repository of its own, what is not committed included."""
+    folder = tmp_path_factory.mktemp("repository") / "federation"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():  # a file that was deleted, but not committed so, is listed still
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    commit(folder, "as it stands", "init", "--quiet", "--initial-branch", "main")
+    return folder
 
-    def run(*words: str) -> None:
-        done = subprocess.run(
-            words, env=environment | {"FEM_CHECKOUT": str(ROOT), "FEM_BLOCKS": "default"}, cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
 
-    run("prefect", "work-pool", "create", "--type", "process", "federation")
-    run("fem", "blocks")
-    run("prefect", "--no-prompt", "deploy", "--all")
-    known = {name: value for name, value in environment.items() if not name.startswith("FEM_")}
+def commit(repository: Path, message: str, *first: str) -> None:
+    for words in (
+        first,
+        ("add", "--all"),
+        ("-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "-m", message),
+    ):
+        if words:
+            subprocess.run(["git", *words], cwd=repository, check=True)
+
+
+@pytest.fixture(scope="module")
+def deployer(environment: dict[str, str], repository: Path) -> dict[str, str]:
+    """The variables of whoever deploys from that repository."""
+    return environment | {"FEM_BLOCKS": "default", "FEM_REPOSITORY": f"file://{repository}", "FEM_BRANCH": "main"}
+
+
+@pytest.fixture(scope="module")
+def deployed(deployer: dict[str, str], repository: Path, worker_log: Path) -> Iterator[SyncPrefectClient]:
+    """`fem apply` once, and a worker started that knows the federation by its blocks alone, and the code by its clone."""
+    # The schedule of prefect.yaml would come in the middle of another test; a deployment of the test's own has one that comes at once.
+    soon = (datetime.now(UTC) + timedelta(seconds=20)).isoformat()
+    text = (
+        (repository / "prefect.yaml").read_text().replace("{slug: merges, interval: 300}", "{slug: merges, interval: 300, active: false}")
+    )
+    (repository / "prefect.yaml").write_text(text + SCHEDULED.format(soon=soon))
+    done = subprocess.run(["fem", "apply"], env=deployer, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    known = {name: value for name, value in deployer.items() if not name.startswith("FEM_")}
     with worker_log.open("wb") as log:
         worker = subprocess.Popen(
-            ["prefect", "worker", "start", "--pool", "federation"], env=known | {"PREFECT_WORKER_QUERY_SECONDS": "1"}, stdout=log, stderr=log
+            ["prefect", "worker", "start", "--pool", "federation"], env=known | {"PREFECT_WORKER_QUERY_SECONDS": "1"}, stdout=log, stderr=log,
+            cwd=worker_log.parent,
         )  # fmt: skip
-        with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
+        with temporary_settings({PREFECT_API_URL: deployer["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
             yield client
         worker.kill()
         worker.wait()
 
 
-def until(condition: Callable[[], Value | None], seconds: float = 40) -> Value:
-    """Wait for what another process brings about."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.1)
-    return value
+SCHEDULED = """
+  - name: scheduled
+    description: Of the test alone.
+    entrypoint: flows.federated_task.federated_task
+    tags: [federation]
+    schedules:
+      - {{slug: soon, interval: 86400, anchor_date: "{soon}", parameters: {{node: site-b, argv: [/bin/echo, by schedule]}}}}
+    work_pool: *pool
+"""
 
 
 def start(client: SyncPrefectClient, **parameters: Any) -> FlowRun:
@@ -96,6 +129,41 @@ def test_a_deployed_run_ends_completed(deployed: SyncPrefectClient, centre: Cent
     assert run.state is not None
     assert (run.state.name, run.state.type.value) == ("Succeeded", "COMPLETED")
     assert run.name == "echo at site-b"
+
+
+def test_a_merge_changes_the_federation(deployed: SyncPrefectClient, centre: Centre, repository: Path) -> None:
+    deployment = deployed.read_deployment_by_name("sync/default")
+
+    def synced() -> FlowRun:
+        return final(deployed, deployed.create_flow_run_from_deployment(deployment.id).id)
+
+    run = synced()
+    assert (run.state_name, run.state and run.state.type.value) == ("Changed", "COMPLETED")
+    assert "hello" in {tool.name for tool in centre.records.catalogue.tools()}
+    greeting = repository / "deployments/catalogue/tools/scripts/hello.py"
+    greeting.write_text(greeting.read_text() + "print('merged')\n")
+    commit(repository, "another greeting")
+    assert synced().state_name == "Changed"
+    tool = centre.records.catalogue.tool("hello")
+    assert tool is not None
+    assert b"merged" in Tool.model_validate_json(tool.document).contents["scripts/hello.py"]
+    assert synced().state_name == "Unchanged"
+
+
+def test_a_tool_runs_at_two_nodes_from_its_deployment(deployed: SyncPrefectClient, centre: Centre) -> None:
+    deployment = deployed.read_deployment_by_name("execute-tool/default")
+    parameters = {"tool": str(ROOT / "deployments/catalogue/tools/hello.yaml"), "nodes": ["site-a", "site-b"], "user": "ada"}
+    run = final(deployed, deployed.create_flow_run_from_deployment(deployment.id, parameters=parameters).id)
+    assert (run.state_name, run.state and run.state.type.value) == ("Succeeded", "COMPLETED")
+    rows = centre.records.runs_of(str(execution_id("ada", str(run.id))))
+    assert {(row.node, row.state) for row in rows} == {("site-a", "SUCCEEDED"), ("site-b", "SUCCEEDED")}
+
+
+def test_what_is_scheduled_runs_by_itself(deployed: SyncPrefectClient) -> None:
+    deployment = deployed.read_deployment_by_name("federated-task/scheduled")
+    of_it = FlowRunFilter(deployment_id={"any_": [deployment.id]}, state={"type": {"any_": ["COMPLETED"]}})
+    [run] = until(lambda: deployed.read_flow_runs(flow_run_filter=of_it), seconds=90)
+    assert (run.state_name, run.auto_scheduled) == ("Succeeded", True)
 
 
 def test_block_types_have_a_picture_and_a_description(deployed: SyncPrefectClient) -> None:
@@ -167,17 +235,22 @@ def test_killed_in_its_wait_and_retried_it_dispatches_nothing_twice(
     assert (tmp_path / "site-b/outputs/count").read_text() == "run\n", "it ran once"
 
 
-def test_a_persons_retry_of_a_failed_run_is_a_new_attempt(deployed: SyncPrefectClient, centre: Centre, run: Run, tmp_path: Path) -> None:
+def test_retried_in_the_ui_a_failed_run_gets_a_new_attempt_each_time(deployed: SyncPrefectClient, centre: Centre, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
-    flow_run = start(deployed, argv=["/bin/sh", "-c", f"test -e {flag}"], user="person")
-    failed = final(deployed, flow_run.id).state
-    assert failed is not None
-    assert failed.name == "Failed"
-    flag.touch()
-    assert run("prefect", "flow-run", "retry", str(flow_run.id)).returncode == 0
-    until(lambda: deployed.read_flow_run(flow_run.id).state.name == "Succeeded")  # type: ignore[union-attr]
+    script = f"echo run >> {tmp_path}/count; test -e {flag}"
+    flow_run = start(deployed, argv=["/bin/sh", "-c", script], user="person")
+    assert final(deployed, flow_run.id).state_name == "Failed"
+    # What the pages send: the old ones, and the new ones.
+    for force in (False, True):
+        if force:
+            flag.touch()
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+        answer = deployed.request("POST", f"/flow_runs/{flow_run.id}/set_state", json={"state": state, "force": force})
+        assert answer.json()["status"] == "ACCEPT"
+        assert final(deployed, flow_run.id).state_name == ("Succeeded" if force else "Failed")
     [of] = centre.records.runs_of(str(execution_id("person", str(flow_run.id))))
-    assert [row.state for row in centre.records.attempts_of(of.id)] == ["FAILED", "SUCCEEDED"]
+    assert [row.state for row in centre.records.attempts_of(of.id)] == ["FAILED", "FAILED", "SUCCEEDED"]
+    assert (tmp_path / "count").read_text() == "run\n" * 3, "each attempt ran once"
 
 
 def process_of(flow_run: FlowRun) -> int:

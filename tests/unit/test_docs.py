@@ -114,6 +114,7 @@ def test_settings_names_every_variable() -> None:
         *(ROOT / "flows").glob("*.py"),
         *(ROOT / "federation").glob("*.py"),
         ROOT / "prefect.yaml",
+        ROOT / "deployments/prefect/federation.yaml",
     ]
     read = {name for path in code for name in re.findall(r"\b(?:FEM|FDN)_[A-Z_]*[A-Z]\b", path.read_text())}
     by_model = {f"FEM_{name.upper()}" for name in CentreSettings.model_fields} | {
