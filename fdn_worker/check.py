@@ -98,6 +98,8 @@ def _broker(settings: WorkerSettings) -> Finding:
 
 def _store(settings: WorkerSettings) -> Finding:
     address = settings.transfer.store
+    if settings.transfer.by == "broker":
+        return Finding(True, "store", "not needed: files go over the broker")
     if not address:
         return Finding(True, "store", "not probed: transfer.store is not set")
     if address.startswith("file://"):

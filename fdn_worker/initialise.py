@@ -69,6 +69,8 @@ log_bytes = "64MiB"
 disk_reserve = "1GiB"
 
 [transfer]
+# How files travel: "store", straight there, or "broker", where the broker is all that this site reaches.
+by = "store"
 # The store's address as this site sees it; `fdn-worker check` alone uses it.
 store = {store}
 parallel = 4
