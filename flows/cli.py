@@ -119,7 +119,7 @@ def run(
         _quiet_prefect(os.environ)
         from flows.cli_run import submit_tool
 
-        outcome = submit_tool(asked, key or "", [(run.task, run.node) for run in found.runs], quiet=json)
+        outcome = submit_tool(asked, key or "", found, quiet=json)
         code = cli_tool_run.exit_code(outcome)
     else:
         from federation.request import TaskRequest, build
@@ -188,6 +188,8 @@ def exit_code_of(error: FdnError) -> int:
     """What an error means to the shell."""
     from fdn_worker.errors import Fault, SettingsError
 
+    if error.fault is Fault.POLICY:
+        return REFUSED
     return USAGE if isinstance(error, SettingsError) or error.fault is Fault.USER or error.code == "bad-name" else INFRASTRUCTURE
 
 

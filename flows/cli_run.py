@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
@@ -14,17 +16,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from fdn_worker.errors import FdnError, SystemFault
+from fdn_worker.protocol import State as RunState
 from fdn_worker.protocol import TaskEvent
 from federation.execution import ExecutionResult, NotCompleted
+from federation.plan import Plan
 from federation.results import NotSucceeded, TaskResult
 from federation.tool_request import ToolRequest
 from flows import connection
 from flows.execute_tool import execute_tool
 from flows.federated_task import federated_task
+from flows.live import COLOURS, MOST_ROWS, LiveTable, harmless
 from flows.report import human
-
-COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "REJECTED": "red", "LOST": "red", "CANCELLED": "yellow"}
-
 
 Result = TypeVar("Result", TaskResult, ExecutionResult)
 
@@ -41,18 +43,38 @@ def submit(fields: dict[str, Any], *, quiet: bool) -> TaskResult:
     return outcome
 
 
-def submit_tool(asked: ToolRequest, key: str, *, quiet: bool) -> ExecutionResult:
-    """The same for a tool at many nodes."""
+def submit_tool(asked: ToolRequest, key: str, plan: Plan, *, quiet: bool) -> ExecutionResult:
+    """The same for a tool at many nodes, as it was planned."""
     console = Console(stderr=True, quiet=quiet, highlight=False)
-    connection.watcher = lambda event: _show(event, console)
     given = {name: value for name, value in asked.model_dump().items() if value is not None}
     fields = given | {"nodes": list(asked.nodes), "inputs": list(asked.inputs), "quorum": str(asked.quorum), "idempotency_key": key}
-    with console.status("starting ..."):
+    where = plan.nodes[0] if len(plan.nodes) == 1 else f"{len(plan.nodes)} nodes"
+    with _watching(console, f"{plan.tool} at {where}", [(run.task, run.node) for run in plan.runs]):
         state = asyncio.run(_flow_run(execute_tool, fields, f"tool:{asked.tool}"))
     outcome = _outcome(state, ExecutionResult)
     if not quiet:
         show_execution(outcome, console)
     return outcome
+
+
+@contextmanager
+def _watching(console: Console, title: str, runs: Sequence[tuple[str, str]]) -> Iterator[None]:
+    """Show events as they come: in a table that is kept up to date, or a line each where there is no terminal."""
+    if console.is_terminal and not console.is_dumb_terminal and not console.quiet:
+        whole = False
+        try:
+            with LiveTable(console, title, runs) as live:
+                connection.watcher = live.show
+                yield
+                whole = True
+        finally:
+            if not whole:
+                # Interrupted: nothing else will say how far it was.
+                console.print(live.board.header())
+                console.print(f"execution {live.board.execution}: fem status" if live.board.execution else "nothing was heard yet")
+    else:
+        connection.watcher = lambda event: _show(event, console)
+        yield
 
 
 async def _flow_run(of: Any, fields: dict[str, Any], tag: str) -> State[Any]:
@@ -78,9 +100,9 @@ def _outcome(state: State[Any], kind: type[Result]) -> Result:
 
 def _show(event: TaskEvent, console: Console) -> None:
     for line in event.lines:
-        console.print(f"[dim]{event.node} |[/] {escape(line)}", soft_wrap=True)
+        console.print(f"[dim]{event.node} |[/] {escape(harmless(line))}", soft_wrap=True)
     if event.state is not None:
-        why = f": {escape(event.reason.message)}" if event.reason else ""
+        why = f": {escape(harmless(event.reason.message))}" if event.reason else ""
         console.print(f"[bold {COLOURS.get(event.state, 'blue')}]{event.at:%H:%M:%S} {event.node} {event.state}[/]{why}", soft_wrap=True)
 
 
@@ -102,11 +124,17 @@ def show_result(result: TaskResult, console: Console) -> None:
 def show_execution(result: ExecutionResult, console: Console) -> None:
     """How each node ended, and what to do with what it left."""
     table = Table("node", "task", "state", "outputs", "why", box=None, pad_edge=False)
-    for run in result.runs:
+    shown = (
+        result.runs if len(result.runs) <= MOST_ROWS else [run for run in result.runs if run.state is not RunState.SUCCEEDED][:MOST_ROWS]
+    )
+    for run in shown:
         colour = COLOURS.get(run.state, "blue")
-        why = escape(run.reason.message) if run.reason else ""
+        why = escape(harmless(run.reason.message)) if run.reason else ""
         table.add_row(run.node, run.task, f"[{colour}]{run.state}[/]", str(len(run.outputs)), why)
-    console.print(table)
+    if shown:
+        console.print(table)
+    if len(shown) < len(result.runs):
+        console.print(f"and {len(result.runs) - len(shown):,} more: [bold]fem status {result.execution}[/]")
     console.print(f"[bold]{result.explain()}[/]")
     console.print(f"execution {result.execution}")
     if any(run.files for run in result.runs):

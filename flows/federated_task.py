@@ -27,7 +27,7 @@ from federation.centre import Centre, Submission
 from federation.request import TaskRequest, build
 from federation.results import NotSucceeded, TaskResult, links
 from federation.results import stage_out as check_and_close
-from flows import connection, suspending
+from flows import connection, seeing, suspending
 from flows.report import markdown
 from flows.steps import CONFIRM_SECONDS, PAUSE, STEP, cancel_at_nodes, give_name, plain
 
@@ -52,11 +52,12 @@ async def dispatch(submission: Submission) -> Submission:
 
 
 @task(name="wait", **STEP)
-async def wait(submission: Submission) -> State:
+async def wait(submission: Submission, labels: dict[str, str]) -> State:
     """The node's events until the last one; the task's log lines go into this run's log."""
     logger, state = get_run_logger(), State.QUEUED
     with suspending.in_peace():
         async for event in waiting.events(connection.centre(), submission):
+            seeing.tell_event(labels, event)
             if connection.watcher is not None:
                 connection.watcher(event)
             if event.lines:
@@ -152,19 +153,21 @@ async def _steps(request: TaskRequest, key: str, patience: float) -> PrefectStat
     centre = connection.centre()
     again = await asyncio.to_thread(suspending.take_up, centre, request.user, key)
     submission = await stage_in(request, key, again)
+    labels = seeing.labels(submission.execution, tool=request.tool, user=request.user, project=request.project)
     seconds = suspending.patience(centre, patience)
     try:
         while True:
             await dispatch(submission)
-            await suspending.until_done(functools.partial(_wait, submission), centre, submission.execution, seconds)
+            await suspending.until_done(functools.partial(_wait, submission, labels), centre, submission.execution, seconds)
             if submission.retries <= 0 or not await asyncio.to_thread(_another_attempt, centre, submission):
                 break
             submission = replace(submission, attempt=submission.attempt + 1, retries=submission.retries - 1)
             await asyncio.sleep(random.uniform(0, PAUSE))
     except asyncio.CancelledError:
-        await asyncio.shield(_cancelled(centre, submission))
+        await asyncio.shield(_cancelled(centre, submission, labels))
         raise
     result = await stage_out(submission)
+    _tell_end(labels, result)
     if result.state is State.SUCCEEDED:
         return Completed(name="Succeeded", message=result.explain(), data=result)
     if result.state is State.CANCELLED:
@@ -172,9 +175,9 @@ async def _steps(request: TaskRequest, key: str, patience: float) -> PrefectStat
     return Failed(name=result.state.title(), message=result.explain(), data=NotSucceeded(result))
 
 
-async def _wait(submission: Submission) -> None:
+async def _wait(submission: Submission, labels: dict[str, str]) -> None:
     # As an asyncio task of its own, whose end in peace does not hide that this one is cancelled.
-    await asyncio.gather(wait(submission))
+    await asyncio.gather(wait(submission, labels))
 
 
 def _another_attempt(centre: Centre, submission: Submission) -> bool:
@@ -186,14 +189,21 @@ def _another_attempt(centre: Centre, submission: Submission) -> bool:
     return True
 
 
-async def _cancelled(centre: Centre, submission: Submission) -> None:
+def _tell_end(labels: dict[str, str], result: TaskResult) -> None:
+    name = {State.SUCCEEDED: "Succeeded", State.CANCELLED: "Cancelled"}.get(result.state, "Failed")
+    seeing.tell_execution(labels, name, result.explain(), [result])
+
+
+async def _cancelled(centre: Centre, submission: Submission, labels: dict[str, str]) -> None:
     """Tell the node, and wait a while for its word."""
     await asyncio.to_thread(centre.cancel, submission.execution, "the flow was cancelled")
     try:
         async with asyncio.timeout(CONFIRM_SECONDS):
             async for event in waiting.events(centre, submission, follower="cancel"):
-                if connection.watcher is not None and event.state is not None and event.state.terminal:
-                    connection.watcher(event)
-        await asyncio.to_thread(check_and_close, centre, submission)
+                if event.state is not None and event.state.terminal:
+                    seeing.tell_event(labels, event)
+                    if connection.watcher is not None:
+                        connection.watcher(event)
+        _tell_end(labels, await asyncio.to_thread(check_and_close, centre, submission))
     except TimeoutError:
         get_run_logger().warning("node %s has not confirmed the cancel yet; it will be told until it does", submission.node)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -93,10 +94,13 @@ class Board:
 
     def __init__(self, runs: Iterable[tuple[str, str]] = ()) -> None:
         self.rows = {(task, node): Row(node, task) for task, node in runs}
+        #: Known with the first event.
+        self.execution: UUID | None = None
         self._changes = 0
 
     def add(self, event: TaskEvent) -> None:
         """Take in what was said."""
+        self.execution = event.execution
         row = self.rows.setdefault((event.task, event.node), Row(event.node, event.task))
         if event.attempt < row.attempt:
             return
@@ -163,13 +167,12 @@ class Board:
             table.add_row(Text(f"and {len(self.rows) - len(shown)} more", "dim"))
         return table
 
-    def header(self) -> Table:
+    def header(self) -> RenderableType:
         """How far they are, and how many are in which state."""
         counts = self.counts
-        told = Text("  ").join(Text(f"{counts[state]} {state}", COLOURS.get(state, "blue")) for state in State if counts[state])
-        line = Table.grid(padding=(0, 2))
-        line.add_row(ProgressBar(len(self.rows) or 1, self.ended, width=20), f"{self.ended}/{len(self.rows)}", told)
-        return line
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(ProgressBar(len(self.rows) or 1, self.ended, width=40), f"{self.ended}/{len(self.rows)}")
+        return Group(bar, Text("  ").join(Text(f"{counts[state]} {state}", COLOURS.get(state, "blue")) for state in State if counts[state]))
 
 
 class LiveTable:
@@ -231,4 +234,5 @@ class LiveTable:
     def _picture(self) -> RenderableType:
         title = Text.assemble((self._title, "bold"), f"  {time.monotonic() - self._began:.0f} s")
         room = min(MOST_ROWS, max(3, self._console.height - MARGIN))
-        return Group(title, self.board.header(), self.board.table(room))
+        # The cursor rests on a line of its own, where the terminal may write a ^C without moving the table.
+        return Group(title, self.board.header(), self.board.table(room), Text())

@@ -18,6 +18,7 @@ from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, Progres
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.events import emit_event
+from prefect.exceptions import PrefectException
 
 from fdn_worker.protocol import Reason, State, TaskEvent, now
 from fdn_worker.protocol.names import NAMESPACE
@@ -113,7 +114,7 @@ class Seeing:
         try:
             async with get_client() as client:
                 await self._show_with(client)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, PrefectException) as error:
             logger.warning("what Prefect shows of this execution stays behind: %s", error)
 
     async def _show_with(self, client: PrefectClient) -> None:
@@ -180,7 +181,8 @@ def _row(result: TaskResult) -> dict[str, Any]:
     """A run as a row of the table."""
     usage = result.report.usage
     return {
-        "node": result.node, "task": result.task, "state": str(result.state), "attempt": result.attempt,
-        "seconds": round(sum(stage.seconds for stage in result.stages), 1), "CPU seconds": round(usage.cpu_seconds, 1),
-        "peak memory": human(usage.peak_memory), "outputs": len(result.outputs), "why": result.reason.message if result.reason else "",
+        "node": result.node, "task": result.task, "state": str(result.state), "why": result.reason.message if result.reason else "",
+        "attempt": result.attempt, "seconds": round(sum(stage.seconds for stage in result.stages), 1),
+        "CPU seconds": round(usage.cpu_seconds, 1),
+        "peak memory": human(usage.peak_memory), "outputs": len(result.outputs),
     }  # fmt: skip

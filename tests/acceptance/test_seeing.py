@@ -19,11 +19,11 @@ from prefect.client.schemas.objects import State as PrefectState
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from fdn_worker.errors import Fault
-from fdn_worker.protocol import Reason, State, TaskOrder
+from fdn_worker.protocol import Reason, State, TaskOrder, now
 from federation.execution import ExecutionResult, NotCompleted
 from federation.local import LocalFederation
 from federation.simulated import SimulatedNodes, Step, fail, succeed
-from flows import connection
+from flows import connection, seeing
 from flows.execute_tool import execute_tool
 from flows.federated_task import federated_task
 
@@ -147,3 +147,31 @@ def test_of_many_runs_the_ends_alone(prefect: SyncPrefectClient, nodes: Simulate
     events_of(prefect, f"fem.execution.{outcome.execution}", 1)
     for run in outcome.runs[:3]:
         assert [event["event"] for event in events_of(prefect, f"fem.run.{run.run}", 1)] == [f"fem.run.{run.state.lower()}"]
+
+
+def test_a_single_task_tells_the_same(prefect: SyncPrefectClient, nodes: SimulatedNodes) -> None:
+    nodes.behave = succeed
+
+    async def in_loop() -> PrefectState[Any]:
+        state: PrefectState[Any] = await federated_task(node=NODES[1], argv=["true"], user="ada", return_state=True)
+        return state
+
+    result = asyncio.run(in_loop()).result()
+    names = [event["event"] for event in events_of(prefect, f"fem.run.{result.run}", 5)]
+    assert names == ["fem.run.accepted", "fem.run.staging_in", "fem.run.running", "fem.run.staging_out", "fem.run.succeeded"]
+    [ended] = events_of(prefect, f"fem.execution.{result.execution}", 1)
+    assert (ended["event"], ended["payload"]["not_succeeded"]) == ("fem.execution.succeeded", [])
+
+
+def test_what_is_told_again_tells_nothing_new(prefect: SyncPrefectClient, nodes: SimulatedNodes) -> None:
+    run = uuid.uuid4()
+    reason = Reason(code="exit-code", fault=Fault.USER, message="why")
+    of = seeing.labels(uuid.uuid4(), tool="t", user="ada", project="")
+    for state in (State.RUNNING, State.FAILED, State.FAILED, State.RUNNING):
+        seeing.tell_run(of, "main", "n001", run, 1, state, now(), reason if state is State.FAILED else None)
+    seeing.tell_run(of, "main", "n001", run, 2, State.RUNNING, now())
+    told = events_of(prefect, f"fem.run.{run}", 3)
+    assert [(event["event"], event["payload"]["attempt"]) for event in told] == [
+        ("fem.run.running", 1), ("fem.run.failed", 1), ("fem.run.running", 2)
+    ]  # fmt: skip
+    assert told[1]["payload"]["reason"] == {"code": "exit-code", "fault": "user", "message": "why"}
