@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ import urllib3
 from fdn_worker import folders, launchers, policy
 from fdn_worker.brokers import connect
 from fdn_worker.errors import FdnError
+from fdn_worker.holds import bind_address
 from fdn_worker.journal import Journal
 from fdn_worker.protocol import Signer
 from fdn_worker.protocol.names import command_queue, control_queue
@@ -36,7 +38,17 @@ def probe(settings: WorkerSettings) -> Iterator[Finding]:
     for name in settings.allowed_launchers:
         yield _launcher(name, settings)
     for name in sorted(settings.datasets):
-        yield _dataset(name, settings)
+        yield _folder("dataset", name, folders.dataset, settings)
+    for name in sorted(settings.shelves):
+        yield _shelf(name, settings)
+    for path in settings.host_paths:
+        yield Finding(
+            path.exists(),
+            f"host path {path}",
+            *(("is there",) if path.exists() else ("is not there", "make it, or take it from host_paths")),
+        )
+    if settings.ports:
+        yield _ports(settings)
 
 
 def _bad(what: str, error: FdnError) -> Finding:
@@ -126,9 +138,24 @@ def _launcher(name: str, settings: WorkerSettings) -> Finding:
     return Finding(True, what, f"answers, holds {len(held)} attempts{warning}")
 
 
-def _dataset(name: str, settings: WorkerSettings) -> Finding:
+def _folder(kind: str, name: str, look: Callable[[str, WorkerSettings], Path], settings: WorkerSettings) -> Finding:
     try:
-        folder = folders.dataset(name, settings)
+        folder = look(name, settings)
     except FdnError as error:
-        return _bad(f"dataset {name}", error)
-    return Finding(True, f"dataset {name}", str(folder))
+        return _bad(f"{kind} {name}", error)
+    return Finding(True, f"{kind} {name}", str(folder))
+
+
+def _shelf(name: str, settings: WorkerSettings) -> Finding:
+    found = _folder("shelf", name, folders.shelf, settings)
+    if found.sound and not os.access(found.says, os.W_OK):
+        return Finding(False, found.what, f"{found.says} cannot be written", "give it to the worker's user")
+    return found
+
+
+def _ports(settings: WorkerSettings) -> Finding:
+    try:
+        bind = bind_address(settings)
+    except FdnError as error:
+        return _bad("ports", error)
+    return Finding(True, "ports", f"{settings.ports} can be published at {bind}, for others at {settings.address}")

@@ -33,15 +33,32 @@ grace = 10
 # What starts a task. `process` runs it without a container, unprotected: for development alone.
 launcher = "docker"
 allowed_launchers = ["docker"]
-# Whether a task may ask for the network.
+# Whether a task may ask for the network, or at least reach the server of its own execution.
 allow_network = false
+allow_servers = false
+# To let tasks be servers: where other sites reach this machine, and ports that may be published there.
+# address = "site.example"
+# ports = "20000-20999"
+# What the centre may do with the images here: none, list or manage (pull and remove too).
+images = "list"
 # When a task's log lines leave the site: live, after-release (with the outputs alone) or never.
 logs = "live"
 
+# Whether a task may have its sandbox kept for the next one of its user, and days after which an unused one goes.
+keep_sandboxes = false
+keep_days = 30
+
 # Data stays at home: an order may name a dataset, which is mounted read-only. Each folder must lie under a root.
 data_roots = []
+# Folders below which an order may have paths of its own choice mounted, read-only.
+host_paths = []
 [datasets]
 # census = "/srv/data/census"
+# Results that are to stay here are copied to a shelf.
+[shelves]
+# models = "/srv/models"
+# NAME = value, for every task: in its environment, and for $NAME in its command.
+[variables]
 
 [broker]
 # The only connection that a site opens: outgoing, TLS.
