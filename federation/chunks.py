@@ -17,7 +17,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import BinaryIO, cast
 from uuid import UUID
 
 from fdn_worker.brokers import Broker, Delivery, Subscription
@@ -139,7 +138,7 @@ class Chunks:
             if gathered is None:
                 _make_room(lane)
                 file = tempfile.TemporaryFile(prefix="fem-part-")  # noqa: SIM115 (it lives until the part is whole)
-                gathered = _Gathered(Assembly(chunk, cast(BinaryIO, file)), 0.0)
+                gathered = _Gathered(Assembly(chunk, file), 0.0)
             # Put back behind all others.
             lane.parts[name] = gathered
             gathered.touched = time.monotonic()

@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO, ClassVar
+from io import BufferedRandom, BytesIO
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -108,7 +109,7 @@ def stretches(size: int) -> Iterator[tuple[int, int]]:
 class Assembly:
     """A part as its chunks come, written to `file` at their places. One thread at a time."""
 
-    def __init__(self, first: Chunk, file: BinaryIO) -> None:
+    def __init__(self, first: Chunk, file: BufferedRandom | BytesIO) -> None:
         self.part, self.file = first, file
         self._left = {offset for offset, _ in stretches(first.size)}
 
