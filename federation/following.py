@@ -42,7 +42,7 @@ async def follow(
         job.watches.append(watch)
         try:
             await watch.add(submissions)
-            while watch.open:
+            while True:
                 due = await watch.next(None if until is None else until - loop.time())
                 for event in due:
                     job.states[role.task, event.node] = watch.runs[event.run].state
@@ -51,7 +51,8 @@ async def follow(
                 await _mend(centre, watch, job, role)
                 await _send_more(centre, watch, job, role, waiting)
                 await _give_up(centre, job)
-                if until is not None and loop.time() >= until:
+                # What had ended before it was followed is told by the first turn all the same.
+                if (not due and not watch.open) or (until is not None and loop.time() >= until):
                     return
         finally:
             job.watches.remove(watch)
