@@ -54,13 +54,14 @@ def missing() -> dict[str, bool]:
     return {"rabbitmq-server": not SCRIPT.exists()}
 
 
-def launch(place: Place, note: Callable[[Process], None], config: str = CONFIG) -> RabbitMQ:
+def launch(place: Place, note: Callable[[Process], None], config: str = CONFIG, advanced: str = "[].") -> RabbitMQ:
     """Start it without waiting; `note` is told of each process as soon as it runs. `config` names the ports {amqp} and {management}."""
     folder = place.folder / "rabbitmq"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     amqp, management, distribution, mapper = free_ports(4)
     (folder / "rabbitmq.conf").write_text(config.format(amqp=amqp, management=management))
+    (folder / "advanced.config").write_text(advanced)
     (folder / "enabled_plugins").write_text("[rabbitmq_management,rabbitmq_auth_mechanism_ssl].\n")
     _raise_descriptors()
     environ = {

@@ -17,14 +17,15 @@ from pika.exceptions import AMQPConnectionError, ProbableAuthenticationError
 from fdn_worker.brokers._amqp_address import Address
 from fdn_worker.brokers.amqp import AmqpBroker
 from fdn_worker.errors import BrokerUnavailable
-from fdn_worker.protocol import State
+from fdn_worker.protocol import Signer, State
+from fdn_worker.protocol.envelope import make_key
 from fdn_worker.protocol.names import command_queue
 from federation.authority import Authority
 from federation.local import LocalFederation
 from federation.management import Management
 from tests.conftest import Services
 from tests.support.rig import SOON, eventually, rig
-from tests.support.tls_broker import CENTRE, PASSWORD, TlsBroker, client
+from tests.support.tls_broker import CENTRE, PASSWORD, TlsBroker, client, publish_revoked
 
 NODE = "certified"
 
@@ -108,6 +109,26 @@ def test_a_good_one_without_a_user_is_refused(tls_broker: TlsBroker) -> None:
     broker.close()
 
 
+def test_a_revoked_one_is_refused(tls_broker: TlsBroker, unique: str) -> None:
+    """Even though its user stands: a site whose key was stolen is enrolled again, with another key."""
+    management, authority = tls_broker.management(), tls_broker.authority
+    management.admit(unique)
+    stolen = client(authority, unique)
+    broker = AmqpBroker(tls_broker.url(stolen))
+    assert broker.depth("q") is None
+    broker.close()
+    authority.revoke(unique)
+    publish_revoked(authority)
+    broker = AmqpBroker(tls_broker.url(stolen))
+    with pytest.raises(BrokerUnavailable, match="check the client certificate"):
+        broker.depth("q")
+    broker.close()
+    again = AmqpBroker(tls_broker.url(client(authority, unique)))
+    assert again.depth("q") is None
+    again.close()
+    management.expel(unique)
+
+
 def test_the_broker_itself_must_be_the_one_that_was_asked_for(tls_broker: TlsBroker, site: Path, tmp_path: Path) -> None:
     """By another name it may be anybody's; and so it may with a certificate that we have no reason to trust."""
     elsewhere = AmqpBroker(tls_broker.url(site, host="127.0.0.1"))
@@ -179,6 +200,24 @@ def test_a_worker_with_its_certificate_runs_a_task(tls_broker: TlsBroker, tmp_pa
         assert made.centre.broker.depth(command_queue(unique)) is not None
         management.expel(unique)
         eventually("the worker knows that it is out", lambda: "refuses the client certificate" in made.log(unique))
+
+
+def test_the_command_makes_and_deletes_the_user(
+    tls_broker: TlsBroker, tmp_path: Path, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_key(tmp_path / "centre.key")
+    settings = {
+        "HOME": str(tmp_path), "KEY": str(tmp_path / "centre.key"), "BROKER_MANAGEMENT_URL": tls_broker.management_url,
+        "BROKER_URL": tls_broker.url(tls_broker.centre, unique),
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(f"FEM_{name}", value)
+    command("flows.cli", "nodes", "enrol", unique, "--key", Signer.load("centre", tmp_path / "centre.key").public_key())
+    broker = AmqpBroker(tls_broker.url(tls_broker.site(unique), unique))
+    assert broker.depth(command_queue(unique)) is not None
+    assert "enrolled" not in command("flows.cli", "nodes", "retire", unique)
+    eventually("its connection is closed", lambda: broker._publishing._connection is None)
+    broker.close()
 
 
 # Where certificates are not used

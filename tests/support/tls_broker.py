@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,9 @@ from federation.authority import Authority
 from federation.management import Management
 
 SHIPPED = ROOT / "deployments/compose/rabbitmq.conf"
+REVOKED = ROOT / "deployments/compose/revoked.config"
+#: Where the shipped settings have certificates and lists.
+TLS_FOLDER = "/etc/rabbitmq/tls"
 #: The centre's user, as in compose.
 CENTRE = "centre"
 #: Of the management interface alone: the broker's own port takes none.
@@ -77,6 +82,14 @@ def client(authority: Authority, node: str, *, days: float = 1) -> Path:
     return authority.sign(request.public_bytes(serialization.Encoding.PEM), node, days=days)
 
 
+def publish_revoked(authority: Authority) -> None:
+    """Put the list of revoked certificates where the broker reads it, as docs/how-to/certificates.md says."""
+    folder = authority.folder / "broker/revoked"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(authority.crl(), folder)
+    subprocess.run(["openssl", "rehash", str(folder)], check=True, capture_output=True)
+
+
 @contextmanager
 def running_tls_broker(folder: Path) -> Iterator[TlsBroker]:
     """Started, and ended with all that it started; without RabbitMQ a test is skipped on a laptop and fails in CI."""
@@ -88,17 +101,18 @@ def running_tls_broker(folder: Path) -> Iterator[TlsBroker]:
     authority = Authority.create(folder / "ca")
     server = authority.server(["localhost"])
     authority.centre(name=CENTRE)
-    ours = {"listeners.ssl.default = 5671": "listeners.ssl.1 = 127.0.0.1:{amqp}", "/etc/rabbitmq/tls": str(server)}
+    ours = {"listeners.ssl.default = 5671": "listeners.ssl.1 = 127.0.0.1:{amqp}", TLS_FOLDER: str(server)}
     config = SHIPPED.read_text()
     for theirs, here in ours.items():
         assert theirs in config
         config = config.replace(theirs, here)
-    config += "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\ndisk_free_limit.absolute = 50MB\n"
+    config += "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\ndisk_free_limit.absolute = 50MB\ncollect_statistics_interval = 500\n"
     config += f"default_user = {CENTRE}\ndefault_pass = {PASSWORD}\n"
     place = Place(folder / "broker.json", folder / "broker", folder)
     started: list[Process] = []
     try:
-        broker = rabbitmq.launch(place, started.append, config)
+        publish_revoked(authority)
+        broker = rabbitmq.launch(place, started.append, config, REVOKED.read_text().replace(TLS_FOLDER, str(server)))
         found = TlsBroker(broker.amqp, f"http://{CENTRE}:{PASSWORD}@127.0.0.1:{broker.management}", authority)
         wait_until(found.answers, broker.process, broker.log)
         yield found

@@ -81,6 +81,26 @@ def test_at_the_site_init_makes_the_key_that_the_bundle_names(tmp_path: Path) ->
         initialise("site-b", file, "not used", tmp_path)
 
 
+def test_a_password_at_the_broker_stands_in_the_settings_and_is_kept(tmp_path: Path) -> None:
+    """Where no certificates are used; enrolment makes it once, and the bundle may be written often."""
+    centre = settings(tmp_path, site_login="password")
+    assert "certfile=/etc/fdn-worker/tls/client" not in (bundle.write(centre, "site-a") / "fdn-worker.toml").read_text()
+    folder = bundle.write(centre, "site-a", password="sesame")
+    assert "keep this folder to yourself" in (folder / "README.md").read_text()
+    for _ in range(2):
+        read = load(bundle.write(centre, "site-a") / "fdn-worker.toml")
+        assert read.broker.url.get_secret_value() == "amqps://site-a:sesame@centre.example:5671/?cacertfile=/etc/fdn-worker/tls/ca.pem"
+    assert folder.with_name("site-a.password").stat().st_mode & 0o077 == 0
+    assert folder.stat().st_mode & 0o077 == 0
+    assert "sesame" not in (bundle.write(centre, "site-b") / "fdn-worker.toml").read_text()
+
+
+def test_with_a_certificate_the_page_asks_for_one(tmp_path: Path) -> None:
+    page = (bundle.write(settings(tmp_path), "site-a") / "README.md").read_text()
+    assert "fdn-worker init site-a --tls" in page
+    assert "client.pem" in page
+
+
 def test_an_embedded_federation_needs_no_key(tmp_path: Path) -> None:
     folder = bundle.write(CentreSettings(home=tmp_path), "site-a")
     read = load(folder / "fdn-worker.toml")

@@ -63,6 +63,21 @@ def test_a_bad_id_gets_no_rights() -> None:
         permissions(".*")
 
 
+def test_the_page_names_tests_that_there_are() -> None:
+    """What docs/reference/broker-permissions.md claims is claimed by a test."""
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs/reference/broker-permissions.md").read_text()
+    there = {
+        name for path in (root / "tests").rglob("test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 20
+    assert named - there == set()
+    for right, value in permissions("site-a").items():
+        shown = value.replace("site\\-a", "NODE").replace("|", "\\|")
+        assert f"| {right} | `{shown}`" in page
+
+
 # The client
 
 
