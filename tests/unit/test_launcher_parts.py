@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fdn_worker.errors import PolicyRefused, SettingsError
 from fdn_worker.launchers import LaunchSpec, load
 from fdn_worker.launchers.cgroup import Cgroups
-from fdn_worker.launchers.docker_config import DockerOptions, container_config
+from fdn_worker.launchers.docker_config import DockerOptions, container_config, refusals
 from fdn_worker.launchers.lines import MAX_LINE, Line
 from fdn_worker.launchers.places import command_of, fill
+from fdn_worker.launchers.sockets import listened
+from fdn_worker.protocol import Mount, Port, Server
+from tests.unit.helpers import an_order
 
 SPEC = LaunchSpec("a-name", "north", ("tool", "$DATA_PATH/x"), "sha256:0", {"A": "$SOURCE_PATH"}, Path("/sandboxes/1"))
 PLACES = {"DATA_PATH": "/d", "NODE_NAME": "north"}
@@ -134,3 +141,73 @@ def test_no_cgroups_of_its_own_where_it_may_not_write(root: Path) -> None:
     (root / "memory").mkdir(parents=True)
     assert Cgroups(root=root).usable
     assert not Cgroups(parent="", root=root).usable
+
+
+# Ports and mounts
+
+
+def test_the_port_to_listen_on_is_told_and_filled_in() -> None:
+    spec = replace(
+        SPEC, argv=("serve", "$PORT_8080", "${PORT_9}"), ports={8080: 20000}, variables={"LEVEL": "$NODE_NAME"}, environment={"A": "$LEVEL"}
+    )
+    places = {"data": "/d", "sandbox": "/s", "inputs": "/i", "source": "/c"}
+    own = command_of(spec, **places)
+    assert (own.argv, own.environment["PORT_8080"]) == (("serve", "8080", "${PORT_9}"), "8080")
+    # What the site has written is taken as it is.
+    assert (own.environment["LEVEL"], own.environment["A"]) == ("$NODE_NAME", "$NODE_NAME")
+    shared = command_of(spec, **places, shared_ports=True)
+    assert (shared.argv[1], shared.environment["PORT_8080"]) == ("20000", "20000")
+
+
+def test_a_port_is_published_at_one_address() -> None:
+    spec = replace(SPEC, ports={8080: 20000}, bind="192.0.2.7", network=True)
+    config = container_config(spec, DockerOptions(network="study"), None)
+    assert config["ExposedPorts"] == {"8080/tcp": {}}
+    assert config["HostConfig"]["PortBindings"] == {"8080/tcp": [{"HostIp": "192.0.2.7", "HostPort": "20000"}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "codes"),
+    [
+        ({"ports": (Port(container=80),)}, ["network-refused"]),
+        ({"servers": (Server(node="b", host="x", ports={}),)}, ["network-refused"]),
+        ({"mounts": (Mount(kind="dataset", source="d/x", target="/app/in"), Mount(kind="sandbox", source="", target="/sandbox"))}, []),
+        ({"mounts": (Mount(kind="dataset", source="d", target="/data/d"),)}, []),
+        ({"mounts": (Mount(kind="dataset", source="d", target="/sandbox/data"),)}, []),
+        ({"mounts": (Mount(kind="dataset", source="d", target="/data"),)}, ["mounts-refused"]),
+        ({"mounts": (Mount(kind="dataset", source="d", target="/data/d/x"),)}, ["mounts-refused"]),
+        ({"mounts": (Mount(kind="sandbox", source="x", target="/sandbox"),)}, ["mounts-refused"]),
+        (
+            {"mounts": (Mount(kind="host", source="/x", target="/proc"), Mount(kind="host", source="/x", target="/dev/shm"))},
+            ["mounts-refused"] * 2,
+        ),
+        ({"mounts": tuple(Mount(kind="host", source=source, target="/x") for source in ("/a", "/b"))}, ["mounts-refused"]),
+        ({"mounts": (Mount(kind="host", source="/x", target="/process"),)}, []),
+    ],
+)
+def test_what_docker_does_not_take(fields: dict[str, Any], codes: list[str]) -> None:
+    assert [error.code for error in refusals(an_order(datasets=("d",), **fields), DockerOptions())] == codes
+
+
+def test_listeners_are_seen_without_asking_them() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as near, socket.create_server(("0.0.0.0", 0)) as far, socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        one, two, none = (end.getsockname()[1] for end in (near, far, bound))
+        everywhere, outside = listened(os.getpid(), loopback=True), listened(os.getpid(), loopback=False)
+        assert everywhere is not None
+        assert outside is not None
+        assert {one, two, none} & everywhere == {one, two}
+        assert {one, two, none} & outside == {two}
+        near.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            near.accept()
+    assert listened(2**22 + 1, loopback=True) is None
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="a machine without IPv6")
+def test_listeners_of_ipv6() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as near, socket.create_server(("::", 0), family=socket.AF_INET6) as far:
+        found = listened(os.getpid(), loopback=False)
+        assert found is not None
+        assert near.getsockname()[1] not in found
+        assert far.getsockname()[1] in found

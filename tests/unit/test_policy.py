@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fdn_worker import folders, policy
+from fdn_worker import folders, launchers, policy
 from fdn_worker.errors import Fault, PolicyRefused
-from fdn_worker.protocol import Source, now
+from fdn_worker.protocol import Mount, Move, Port, Server, Source, now
 from fdn_worker.settings import WorkerSettings
 from tests.unit.helpers import an_order, settings
 
@@ -137,3 +137,76 @@ def test_what_the_site_does_not_limit_the_machine_does(tmp_path: Path) -> None:
 def test_the_reserve_of_the_disk_is_nobodys(tmp_path: Path) -> None:
     site = settings(tmp_path, limits={"disk_reserve": 10**6 * TB})
     assert "gives at most 0" in str(refusal(site, resources={"disk": 1}))
+
+
+SERVER = Server(node="site-b", host="b.example", ports={80: 20000})
+PUBLISHING = {"address": "a.example", "ports": "20000-20001"}
+
+
+@pytest.mark.parametrize(
+    ("options", "order", "said"),
+    [
+        ({}, {"ports": (Port(container=80),)}, "node site-a lets no task be reached (let a node serve that declares an address and ports)"),
+        (
+            PUBLISHING,
+            {"ports": (Port(container=80, host=80),)},
+            "does not publish port 80 (it publishes 20000-20001; name no port of the host",
+        ),
+        (
+            PUBLISHING,
+            {"ports": tuple(Port(container=port) for port in (1, 2, 3))},
+            "the order publishes 3 ports, node site-a has 2 (ask for",
+        ),
+        (PUBLISHING, {"servers": (SERVER,)}, "node site-a lets no task reach a server elsewhere"),
+        (PUBLISHING, {"network": True}, "node site-a gives tasks no network"),
+        ({"allow_servers": True}, {"network": True}, "node site-a gives tasks no network"),
+    ],
+)
+def test_network_is_given_for_what_the_site_says(tmp_path: Path, options: dict[str, Any], order: dict[str, Any], said: str) -> None:
+    error = refusal(settings(tmp_path, **options), **order)
+    assert error.code in ("ports-refused", "network-refused")
+    assert said in str(error)
+
+
+@pytest.mark.parametrize(
+    ("options", "order"),
+    [
+        (PUBLISHING, {"ports": (Port(container=80), Port(container=81, host=20001))}),
+        (PUBLISHING, {"ports": (Port(container=80),), "network": True}),
+        ({"allow_servers": True}, {"servers": (SERVER,), "network": True}),
+        ({"allow_network": True}, {"servers": (SERVER,)}),
+    ],
+)
+def test_servers_and_their_clients(tmp_path: Path, options: dict[str, Any], order: dict[str, Any]) -> None:
+    assert refusals(settings(tmp_path, **options), **order) == []
+
+
+def test_what_is_kept_is_a_setting(tmp_path: Path) -> None:
+    order = {"sandbox": "cache", "moves": (Move(source="", shelf="models", to="x"), Move(source="a", shelf="models", to="y"))}
+    assert [error.code for error in refusals(settings(tmp_path), **order)] == ["shelf-unknown", "sandbox-refused"]
+    (tmp_path / "shelf").mkdir()
+    assert refusals(settings(tmp_path, keep_sandboxes=True, shelves={"models": tmp_path / "shelf"}), **order) == []
+
+
+def test_gpus_are_the_machines_unless_the_site_says(tmp_path: Path) -> None:
+    gpus = {"resources": {"gpus": 2}}
+    assert "asks for 2 gpus, node site-a gives at most 1" in str(refusal(settings(tmp_path, limits={"gpus": 1, "disk_reserve": 0}), **gpus))
+    assert refusals(settings(tmp_path, limits={"gpus": 2, "disk_reserve": 0}), **gpus) == []
+
+
+def test_gpus_are_counted_by_their_driver_or_their_devices(tmp_path: Path) -> None:
+    assert policy.machine_gpus(tmp_path) == 0
+    (tmp_path / "dev").mkdir()
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / "dev" / name).touch()
+    assert policy.machine_gpus(tmp_path) == 2
+    (tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0").mkdir(parents=True)
+    assert policy.machine_gpus(tmp_path) == 1
+
+
+def test_a_launcher_that_does_not_know_of_ports_and_mounts_gets_none() -> None:
+    class Plain:
+        """A launcher from elsewhere, written before there were ports and mounts."""
+
+    order = an_order(ports=(Port(container=80),), mounts=(Mount(kind="sandbox", source="", target="/x"),))
+    assert [error.code for error in launchers.refusals(Plain(), order)] == ["ports-refused", "mounts-refused"]  # type: ignore[arg-type]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fdn_worker.brokers import Delivery, connect
+from fdn_worker.brokers import Binding, Delivery, Queue, connect
 from fdn_worker.errors import StoreUnavailable
 from fdn_worker.protocol import (
+    Answer,
     Complete,
     Grant,
     Heartbeat,
@@ -28,7 +29,7 @@ from fdn_worker.protocol import (
     pack,
     unpack,
 )  # fmt: skip
-from fdn_worker.protocol.names import BEAT_KEY, DEAD_INBOX, EVENT_KEY, INBOX, control_queue, event_exchange
+from fdn_worker.protocol.names import BEAT_KEY, DEAD_INBOX, EVENT_KEY, EXECUTIONS, INBOX, control_queue, event_exchange, execution_queue
 from fdn_worker.protocol.upload import FinishedFile, PartETag, TransferFile
 from federation import relay as module
 from federation.centre import Centre, Submission
@@ -311,3 +312,19 @@ def test_answers_are_signed(centre: Centre, submission: Submission, signed: Rela
     answers = Followed(centre, control_queue("site-a"), lambda body: unpack(body, ring)[0])
     say(centre, a_request(submission), signer=Signer("site-a", KEYS["site-a"]))
     assert isinstance(answers.wait(1)[0], Grant)
+
+
+def test_an_answer_goes_to_who_asked_alone(
+    centre: Centre, submission: Submission, relay: Relay, follower: Followed, dead: Followed
+) -> None:
+    queue = execution_queue(an_id(7), "ask")
+    centre.broker.declare(Queue(queue, expires=60, replicated=False), Binding(EXECUTIONS, queue, str(an_id(7))))
+    asker = Followed(centre, queue, decode)
+    answer = Answer(request=an_id(7), node="site-a", at=now(), about="health", accepting=False)
+    # One that nobody waits for, and one in another's name, do no harm.
+    say(centre, answer.model_copy(update={"request": an_id(8)}))
+    say(centre, answer.model_copy(update={"node": "site-b"}))
+    say(centre, answer)
+    assert asker.wait(1) == [answer]
+    dead.wait(1)
+    assert follower.messages == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,9 +30,10 @@ from fdn_worker.errors import (
 from fdn_worker.holds import Holds
 from fdn_worker.journal import Journal, Phase
 from fdn_worker.launchers import Exit, LaunchSpec, LogLine
-from fdn_worker.protocol import Manifest, Reason, Report, Signer, State, TaskEvent, TaskOrder, Usage, now, pack, unpack
+from fdn_worker.protocol import Manifest, Port, Reason, Report, Signer, State, TaskEvent, TaskOrder, Usage, now, pack, unpack
 from fdn_worker.protocol.envelope import payload_of
 from fdn_worker.runner import Attempt
+from fdn_worker.shelves import shelve
 from fdn_worker.source import SourceCache
 from fdn_worker.transfer import Stopped, Upload
 from tests.unit.helpers import MOMENT, OPEN, an_order, settings
@@ -392,3 +394,96 @@ def test_a_report_survives_the_journal(site: Site) -> None:
         launcher="process", image_digest="sha256:1", exit_code=0, usage=site.fake.exit.usage, bytes_out=14,
         manifest_sha256=site.events()[-1].report.manifest_sha256,  # type: ignore[union-attr]
     )  # fmt: skip
+
+
+# Servers
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path, address="127.0.0.1", ports="25000-25999")
+    yield site
+    site.journal.close()
+
+
+PORTS = (Port(container=80), Port(container=81))
+
+
+def test_ports_are_told_once_all_are_open(serving: Site) -> None:
+    serving.fake.open = {80}
+    looks: list[set[int]] = []
+
+    def listening(name: str, ports: Mapping[int, int]) -> set[int]:
+        looks.append(set(serving.fake.open))
+        if len(looks) == 2:
+            raise LauncherUnavailable("away for a moment")
+        if len(looks) == 3:
+            serving.fake.open.add(81)
+        return serving.fake.open
+
+    serving.fake.listening = listening  # type: ignore[method-assign]
+    serving.journal.on_event = lambda: serving.fake.ended.set() if any(event.listening for event in serving.events()) else None
+    events = serving.run(ports=PORTS)
+    (told,) = [event for event in events if event.listening]
+    assert told.state is None
+    assert [(end.port, end.host) for end in told.listening] == [(80, "127.0.0.1"), (81, "127.0.0.1")]
+    assert serving.fake.spec is not None
+    assert {end.port: end.published for end in told.listening} == serving.fake.spec.ports
+    assert (serving.fake.spec.network, serving.fake.spec.bind) == (True, "127.0.0.1")
+    assert looks[:3] == [{80}] * 3
+    assert events[-1].state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("code", [0, 143])
+def test_ports_that_do_not_open_in_time_end_the_task(serving: Site, code: int) -> None:
+    serving.fake.open, serving.fake.exit = {80}, replace(EXIT, code=code)
+    last = serving.run(ports=PORTS, listen_within=0.1)[-1]
+    assert last.state is State.FAILED
+    assert last.reason is not None
+    assert (last.reason.code, last.reason.fault) == ("port-not-open", Fault.USER)
+
+
+def test_a_server_that_ends_before_is_judged_by_its_end(serving: Site) -> None:
+    serving.fake.ended.set()
+    events = serving.run(ports=PORTS)
+    assert not any(event.listening for event in events)
+    assert events[-1].state is State.SUCCEEDED
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ports-")]
+
+
+def test_a_port_that_is_taken_is_no_fault_of_the_user(serving: Site) -> None:
+    with socket.create_server(("127.0.0.1", 25001)):
+        last = serving.run(ports=(Port(container=80, host=25001),))[-1]
+    assert last.reason is not None
+    assert (last.state, last.reason.code, last.reason.fault) == (State.FAILED, "port-taken", Fault.INFRASTRUCTURE)
+    assert serving.slots == 0
+
+
+def test_a_move_that_fails_fails_the_run_and_no_output_leaves(tmp_path: Path) -> None:
+    (tmp_path / "shelf").mkdir()
+    site = Site(tmp_path, shelves={"models": tmp_path / "shelf"})
+    site.fake.task = lambda sandbox: (sandbox / "out").write_text("x")
+    last = site.run(outputs=("out",), moves=({"source": "model", "shelf": "models", "to": "x"},))[-1]
+    assert last.reason is not None
+    assert (last.state, last.reason.code) == (State.FAILED, "move-refused")
+    assert list(site.transfers.put) == ["logs/run.log", "manifest.json"]
+    site.journal.close()
+
+
+def test_a_move_that_was_made_before_a_kill_is_not_made_again(tmp_path: Path) -> None:
+    (tmp_path / "shelf").mkdir()
+    site = Site(tmp_path, shelves={"models": tmp_path / "shelf"})
+    attempt = site.taken(moves=({"source": "m", "shelf": "models", "to": "a/b"},))
+    attempt.folder.make()
+    (attempt.folder.sandbox / "m").mkdir()
+    (attempt.folder.sandbox / "m/file").write_text("new")
+    shelve(attempt.order, attempt.folder, site.settings)
+    inode = (tmp_path / "shelf/a/b").stat().st_ino
+    shelve(attempt.order, attempt.folder, site.settings)
+    assert (tmp_path / "shelf/a/b").stat().st_ino == inode
+    # The same place, but not of this attempt.
+    (tmp_path / "shelf/a/b").rename(tmp_path / "shelf/c")
+    (tmp_path / "shelf/a/b").mkdir()
+    with pytest.raises(TaskFailed, match="'a/b' is on shelf 'models' already"):
+        shelve(attempt.order, attempt.folder, site.settings)
+    site.journal.close()

@@ -79,6 +79,18 @@ def test_a_file_and_the_variables_over_it(tmp_path: Path, monkeypatch: pytest.Mo
         ("sqlite:////var/lib/fdn/broker.db", "amqps://h", ": keys.private is required with this broker"),
         ("[limits]", '[datasets]\n"Census" = "/x"\n[limits]', ":9: datasets.Census"),
         ("[limits]", "[transfer]\npart_size = 1000\n[limits]", ":9: transfer.part_size: "),
+        ("slots = 3", 'ports = "20000"', ":3: ports: String should match pattern"),
+        ("slots = 3", 'ports = "20000-20009"', ": ports '20000-20009' are of no use without the address at which others reach them"),
+        ("slots = 3", 'address = "x"\nports = "20009-20000"', ": ports '20009-20000' must be a first and a last one, of 1 to 65535"),
+        ("slots = 3", 'address = "x"\nports = "0-9"', ": ports '0-9' must be a first and a last one"),
+        ("slots = 3", 'address = "x"\nports = "65535-65536"', ": ports '65535-65536' must be"),
+        ("slots = 3", 'bind = "x.example"', ":3: bind: 'x.example' does not appear to be an IPv4 or IPv6 address"),
+        ("slots = 3", 'images = "all"', ":3: images: "),
+        ("slots = 3", 'host_paths = ["srv"]', ":3: host_paths: 'srv' must be an absolute path, and not the root"),
+        ("slots = 3", 'host_paths = ["/"]', ":3: host_paths: '/' must be"),
+        ("[limits]", '[variables]\nDATA_PATH = "/x"\n[limits]', ":8: variables: DATA_PATH is set by the worker itself; name it otherwise"),
+        ("[limits]", '[variables]\nPORT_80 = "1"\n[limits]', ":8: variables: PORT_80 is set by the worker itself"),
+        ("[limits]", '[variables]\n"A B" = "1"\n[limits]', ":8: variables.A B"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -153,3 +165,9 @@ def test_settings_are_frozen_and_defaults_admit_no_process() -> None:
     assert not found.allow_network
     with pytest.raises(ValueError, match="frozen"):
         found.slots = 9  # type: ignore[misc]
+
+
+def test_the_ports_of_a_range(tmp_path: Path) -> None:
+    found = load(write(tmp_path, GOOD.replace("slots = 3", 'slots = 3\naddress = "x"\nports = "20000-20002"')))
+    assert list(found.published) == [20000, 20001, 20002]
+    assert list(load(write(tmp_path, GOOD)).published) == []
