@@ -23,7 +23,10 @@ KEY, REQUEST, CERTIFICATE, AUTHORITY = "client.key", "client.csr", "client.pem",
 
 def common_name(value: str) -> x509.Name:
     """A subject that is nothing but this common name, by which the broker knows a client."""
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, value)])
+    try:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, value)])
+    except ValueError as error:
+        raise SettingsError(f"{value!r} cannot be the name in a certificate", remedy="use 1 to 64 characters") from error
 
 
 def private_key(path: Path) -> ec.EllipticCurvePrivateKey:

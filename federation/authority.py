@@ -56,7 +56,7 @@ class Issued(BaseModel):
 
     #: Hexadecimal.
     serial: str
-    #: The common name: a node's id, the centre's user at the broker, or a server's first host.
+    #: The common name: a node's id, the centre's user at the broker, or a service.
     name: str
     use: Literal["server", "centre", "site"]
     hosts: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class Authority:
     def create(cls, folder: Path, *, name: str = "federation", days: float = ROOT_DAYS) -> Authority:
         """Make the root in `folder`; refuses to replace one."""
         with _files(folder):
-            if (folder / "ca.key").exists() or (folder / AUTHORITY).exists():
+            if (folder / AUTHORITY).exists():
                 raise SettingsError(f"{folder} holds an authority already", remedy="keep it: what it signed is worth nothing without it")
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             key, begin = private_key(folder / "ca.key"), now()
@@ -112,7 +112,7 @@ class Authority:
             raise RequestRefused(f"{place} is a folder of clients", remedy="name the service otherwise")
         with _files(place):
             key = private_key(place / "server.key")
-            self._issue(place / "server.pem", key.public_key(), hosts[0], "server", days, names)
+            self._issue(place / "server.pem", key.public_key(), service, "server", days, names)
         return place
 
     def centre(self, *, name: str = "centre", days: float = LEAF_DAYS) -> Path:

@@ -81,7 +81,7 @@ def signed_by_a_site(tls_broker: TlsBroker, site: Path, folder: Path) -> Path:
 
 def of_a_server(tls_broker: TlsBroker, site: Path, folder: Path) -> Path:
     """Of the right authority and name, but to be a server with."""
-    made = tls_broker.authority.server([NODE], service="other-server")
+    made = tls_broker.authority.server(["localhost"], service=NODE)
     return own(folder, *made.glob("*.*"))
 
 

@@ -153,6 +153,15 @@ def test_no_private_key_of_a_site_is_kept(authority: Authority, tmp_path: Path) 
     assert read(renewed / "client.pem").public_key() == read(tmp_path / "site-a/client.pem").public_key()
 
 
+def test_an_authority_that_was_cut_off_is_finished_with_its_key(authority: Authority) -> None:
+    key = (authority.folder / "ca.key").read_bytes()
+    (authority.folder / "ca.pem").unlink()
+    with pytest.raises(SettingsError, match=r"ca\.pem"):
+        Authority.open(authority.folder)
+    Authority.create(authority.folder)
+    assert (authority.folder / "ca.key").read_bytes() == key
+
+
 # What it refuses
 
 
@@ -192,6 +201,8 @@ def test_names_that_are_refused(authority: Authority) -> None:
             authority.server([host])
     with pytest.raises(RequestRefused, match="folder of clients"):
         authority.server(["a"], service="centre")
+    with pytest.raises(SettingsError, match="cannot be the name in a certificate"):
+        authority.centre(name="c" * 65)
     authority.sign(request("hub"), "hub")
     with pytest.raises(RequestRefused, match="a site's name"):
         authority.centre(name="hub")
@@ -272,7 +283,7 @@ def test_the_commands_from_nothing_to_a_list(tmp_path: Path, monkeypatch: pytest
     fem("crl")
     listed = json.loads(fem("list", "--json"))
     assert [(one["name"], one["use"], one["revoked"] is not None) for one in listed] == [
-        ("centre.example", "server", False), ("s3.example", "server", False), ("centre", "centre", False), ("site-a", "site", True)
+        ("broker", "server", False), ("store", "server", False), ("centre", "centre", False), ("site-a", "site", True)
     ]  # fmt: skip
     assert "revoked" in fem("list")
 
