@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,11 +19,11 @@ PATIENCE = 10.0
 
 async def ask(
     centre: Centre, nodes: Sequence[str], about: str, *, seconds: float = PATIENCE, orders: Mapping[str, Sequence[TaskOrder]] | None = None,
-    **fields: Any,
+    heard: Callable[[Answer], None] = lambda _: None, **fields: Any,
 ) -> dict[str, Answer]:  # fmt: skip
     """Node -> its answer. A node that is not there does not answer, and is missing; one that is not enrolled raises Unroutable.
 
-    `orders` are those of each node, for `about="plan"`; `fields` are the Inquiry's others.
+    `orders` are those of each node, for `about="plan"`; `fields` are the Inquiry's others. `heard` is called as each answer comes.
     """
     if not nodes:
         return {}
@@ -52,6 +52,7 @@ async def ask(
                 answer = await inbox.get()
                 if answer.node in nodes:
                     answers[answer.node] = answer
+                    heard(answer)
     except TimeoutError:
         pass  # who did not answer is missing
     finally:

@@ -14,7 +14,19 @@ import click
 import typer
 import typer.core
 
-from flows import cli_apply, cli_ca, cli_nodes, cli_queue, cli_records, cli_reports, cli_sync, cli_tool_run, cli_tools, cli_watching
+from flows import (
+    cli_apply,
+    cli_ca,
+    cli_health,
+    cli_nodes,
+    cli_queue,
+    cli_records,
+    cli_reports,
+    cli_sync,
+    cli_tool_run,
+    cli_tools,
+    cli_watching,
+)
 
 if TYPE_CHECKING:
     from fdn_worker.errors import FdnError
@@ -154,6 +166,7 @@ cli_watching.add_to(app)
 cli_records.add_to(app)
 cli_reports.add_to(app)
 cli_nodes.add_to(app)
+cli_health.add_to(app)
 cli_ca.add_to(app)
 cli_queue.add_to(app)
 cli_tools.add_to(app)

@@ -38,3 +38,19 @@ def test_every_node_that_is_enrolled_is_told(centre: Centre) -> None:
     assert (second.launchers, second.datasets, second.problems) == (("docker",), ("census",), ("the disk is full",))
     centre.records.heard([beat], now() - timedelta(seconds=20))
     assert presence(centre.records)[2].presence == "suspect"
+
+
+def test_a_node_that_comes_back_after_hours_is_simply_back(centre: Centre) -> None:
+    def beat(session: int, number: int) -> Heartbeat:
+        return Heartbeat(
+            node="site-a", session=an_id(session), number=number, at=MOMENT, interval=2.0, worker_version="1.2", slots=2, slots_free=1,
+            images=("python:3.11",), gpus=2, memory=1024, disk_free=2048,
+        )  # fmt: skip
+
+    centre.records.heard([beat(1, 700)], now() - timedelta(hours=9))
+    assert presence(centre.records)[0].presence == "gone"
+    centre.records.heard([beat(2, 1)], now())
+    back = presence(centre.records)[0]
+    assert (back.presence, back.slots_free, back.images, back.gpus, back.memory, back.disk_free) == (
+        "connected", 1, ("python:3.11",), 2, 1024, 2048
+    )  # fmt: skip
