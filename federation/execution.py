@@ -138,7 +138,7 @@ def open_job(centre: Centre, tool: Tool, asked: ToolRequest, key: str, *, flow_r
     if standing is not None and standing.document is not None:
         tool = Tool.model_validate_json(standing.document)
     else:
-        tool = pinned(tool, allow_file=centre.settings.embedded)
+        tool = pinned(tool, allow_file=centre.settings.source_allow_file)
     found = roles(tool, asked)
     if standing is None:
         nodes = tuple(dict.fromkeys(node for role in found for node in role.nodes))
@@ -208,16 +208,16 @@ def stage_in(centre: Centre, job: Job, role: Role, servers: tuple[Server, ...] =
 
 def _first_attempts(centre: Centre, job: Job, role: Role, servers: tuple[Server, ...], nodes: Sequence[str]) -> None:
     asked = requests(job.tool, role.task, job.asked, execution=job.execution, servers=servers)
-    issued, new = now(), []
+    issued = now()
     # The same files for all nodes: stored once.
     files = {name: described(role.task, job.execution, name, path) for name, path in asked[nodes[0]].files().items()}
     for name, path in asked[nodes[0]].files().items():
         with path.open("rb") as source:
             centre.store.put(files[name].where, source, files[name].size)
-    for node in nodes:
-        order = asked[node].order(job.execution, run_id(job.execution, role.task, node), 1, tuple(files.values()), issued)
-        new.append(NewAttempt(str(order.run), 1, pack(order, centre.signer), order.issued, order.deadline))
-    centre.records.add_attempts(new)
+    orders = [asked[node].order(job.execution, run_id(job.execution, role.task, node), 1, tuple(files.values()), issued) for node in nodes]
+    centre.records.add_attempts(
+        [NewAttempt(str(order.run), 1, pack(order, centre.signer), order.issued, order.deadline) for order in centre.with_sources(orders)]
+    )
 
 
 def never_started(centre: Centre, job: Job, role: Role, why: str) -> None:

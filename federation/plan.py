@@ -104,7 +104,7 @@ class Plan(BaseModel):
 
 async def plan(centre: Centre, tool: Tool, asked: ToolRequest, *, seconds: float = PATIENCE) -> Plan:
     """Ask the nodes. Errors of the submission itself (arguments, names, quorum) are raised as they would be by its run."""
-    tool = await asyncio.to_thread(pinned, tool, allow_file=centre.settings.embedded)
+    tool = await asyncio.to_thread(pinned, tool, allow_file=centre.settings.source_allow_file)
     found = roles(tool, asked)
     nodes = tuple(dict.fromkeys(node for role in found for node in role.nodes))
     centre.enrolled(nodes)

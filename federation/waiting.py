@@ -106,7 +106,7 @@ class Followed:
     def patience(self, centre: Centre) -> float:
         """Seconds until something is to be done about it."""
         left = (self.ends_by(centre.settings.release) - now()).total_seconds() + (centre.settings.patience if self.cancelled else 0.0)
-        return min(self.heard + self.silence * 2 ** min(self.asked, MOST_DOUBLINGS) - time.monotonic(), left)
+        return min(self.heard + self.silence * 2.0 ** min(self.asked, MOST_DOUBLINGS) - time.monotonic(), left)
 
 
 class Watch:

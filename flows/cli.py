@@ -10,7 +10,6 @@ import sys
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 import typer.core
 
@@ -59,11 +58,14 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
 class ToolOrCommand(typer.core.TyperCommand):
     """What stands after `--` is a command, and never taken for the tool's name."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "--" in args:
-            ctx.meta[COMMAND] = args[args.index("--") + 1 :]
-            args = args[: args.index("--")]
-        return super().parse_args(ctx, args)
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        before, dashes, command = args, "--" in args, []
+        if dashes:
+            before, command = args[: args.index("--")], args[args.index("--") + 1 :]
+        context = super().make_context(info_name, before, parent, **extra)
+        if dashes:
+            context.meta[COMMAND] = command
+        return context
 
 
 @app.command(cls=ToolOrCommand)
@@ -120,8 +122,8 @@ def run(
     }  # fmt: skip
     # What is wrong is told before Prefect is even imported.
     if tool is not None:
-        if told := sorted(name for name, value in of_command.items() if value is not None):
-            raise typer.BadParameter(f"{', '.join(told)}: a tool says that itself; it is for a command after --")
+        if misplaced := sorted(name for name, value in of_command.items() if value is not None):
+            raise typer.BadParameter(f"{', '.join(misplaced)}: a tool says that itself; it is for a command after --")
         asked = cli_tool_run.submission(
             tool, node or [], arg or [], args, server_node=server_node, inputs=tuple(input_ or ()), quorum=quorum,
             on_node_offline=on_node_offline, fail_fast=fail_fast, max_parallel=max_parallel, user=user, **common,
@@ -148,9 +150,9 @@ def run(
         from flows.cli_run import submit
 
         single = submit(fields | {"idempotency_key": key or ""}, quiet=json)
-        outcome, code = single, exit_code(single)
+        told, code = single.model_dump_json(indent=2), exit_code(single)
     if json:
-        typer.echo(outcome.model_dump_json(indent=2))
+        typer.echo(told)
     raise typer.Exit(code)
 
 

@@ -178,7 +178,8 @@ async def _listening(job: Job, serving: dict[str, asyncio.Task[dict[str, int]]])
     found = []
     for name, waiting in serving.items():
         if job.tool.task(name).ports:
-            await asyncio.wait([job.listening[name], waiting], return_when=asyncio.FIRST_COMPLETED)
+            ready: list[asyncio.Future[Any]] = [job.listening[name], waiting]
+            await asyncio.wait(ready, return_when=asyncio.FIRST_COMPLETED)
             if not job.listening[name].done():
                 waiting.result()  # a fault of the wait itself is told as what it is
                 return None
