@@ -13,6 +13,8 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Rows of the table in a terminal; nobody reads more, and each takes a millisecond.
+MOST_ROWS = 500
 _DURATION = re.compile(r"(\d{1,5})\s*([hdw])")
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
@@ -123,13 +125,15 @@ def _show(frame: pd.DataFrame, period: str | None) -> None:
     shown = [name for name in SHOWN if name != "runs"]
     figures = [Column(SHOWN[name][0].replace(" ", "\n"), justify="right", no_wrap=True) for name in shown]
     table = Table(*(Column(str(period) if key == "period" else key, overflow="fold") for key in keys), *figures, box=None, pad_edge=False)
-    rows = frame.to_dict("records")
+    rows = frame.head(MOST_ROWS).to_dict("records")
     for row in rows:
         table.add_row(*names_of(row, keys, period), *cells_of(row, shown))
     if keys and len(rows) > 1:
         table.add_section()
         table.add_row("all", *[""] * (len(keys) - 1), *cells_of(total(frame), shown), style="bold")
     Console(markup=False, highlight=False).print(table if rows else "no attempts ended in that time")
+    if len(frame) > MOST_ROWS:
+        typer.echo(f"the first {MOST_ROWS:,} of {len(frame):,} rows: `--csv -` gives all", err=True)
 
 
 def _scope(since: datetime | None, until: datetime | None, where: Mapping[str, str]) -> str:

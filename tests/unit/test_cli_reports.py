@@ -18,7 +18,7 @@ from fdn_worker.errors import FdnError, SettingsError
 from fdn_worker.protocol import State
 from federation.centre import Centre
 from federation.results import FilesDeleted, describe
-from flows import cli, connection
+from flows import cli, cli_reports, connection
 from storage.reports import BadReport, report
 from tests.unit.ended import ended
 
@@ -56,6 +56,14 @@ def test_the_table_fits_and_adds_up(fem: Call, used: Centre) -> None:
     assert max(map(len, lines)) <= 100
     assert [line.split()[0] for line in lines[2:]] == ["(none)", "<b>&", "ages", "all"]
     assert lines[-1].split()[:4] == ["all", "3", "2", "1"]
+
+
+def test_a_long_table_is_cut_and_still_adds_up(fem: Call, used: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_reports, "MOST_ROWS", 2)
+    ran = fem("report", "--by", "project")
+    assert [line.split()[0] for line in ran.stdout.splitlines()[2:]] == ["(none)", "<b>&", "all"]
+    assert ran.stdout.splitlines()[-1].split()[1] == "3"
+    assert ran.stderr == "the first 2 of 3 rows: `--csv -` gives all\n"
 
 
 def test_every_form_holds_the_same(fem: Call, used: Centre, tmp_path: Path) -> None:
