@@ -39,14 +39,19 @@ QUIET = {
 
 
 @contextmanager
-def prefect_server(home: Path, *, seed: Path | None = None, ui: bool = False) -> Iterator[dict[str, str]]:
-    """Start a server with its home in `home`, from database `seed` if that is there; the variables for its clients."""
+def prefect_server(home: Path, *, seed: Path | None = None, ui: bool = False, port: int = 0) -> Iterator[dict[str, str]]:
+    """Start a server with its home in `home`, from database `seed` if that is there; the variables for its clients.
+
+    Without a `port` it takes one that is free.
+    """
     home.mkdir(parents=True, exist_ok=True)
     database = home / "prefect.db"
     if seed is not None and seed.exists() and not database.exists():
         shutil.copy(seed, database)
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        # One that has just been left is free, too.
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", port))
         port = free.getsockname()[1]
     client = {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "DO_NOT_TRACK": "1"}
     own = {

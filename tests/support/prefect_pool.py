@@ -6,7 +6,7 @@ import os
 import queue
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,10 @@ class Pool:
         )
         self.gates = Gates()
         self.nodes.behave = self.gates  # type: ignore[assignment]
-        self.worker: subprocess.Popen[bytes] | None = None
         self.deployment = self._deploy()
+        self.relay = self.spawn("fem", "relay")
+        self.worker = self.start_worker()
+        eventually("the relay is up", lambda: "relay is up" in self.log("relay"))
 
     def _deploy(self) -> UUID:
         self.command("prefect", "work-pool", "create", "--type", "process", self.name)
@@ -99,6 +101,17 @@ class Pool:
     def start_worker(self) -> subprocess.Popen[bytes]:
         self.worker = self.spawn("prefect", "worker", "start", "--pool", self.name)
         return self.worker
+
+    def log(self, name: str) -> str:
+        """What that process of the centre's has said."""
+        return (self.federation.home / f"{name}.log").read_text()
+
+    def close(self) -> None:
+        self.gates.open(*NODES * 10)
+        for process in (self.relay, self.worker):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def start(self, **parameters: Any) -> FlowRun:
         return self.client.create_flow_run_from_deployment(self.deployment, parameters=parameters)
@@ -153,15 +166,8 @@ def pool(name: str, home: Path, environment: dict[str, str]) -> Iterator[Pool]:
         stack.enter_context(temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}))
         client = stack.enter_context(get_client(sync_client=True))
         made = Pool(name, client, federation, centre, nodes, environment)
-        stack.callback(_end, made)
+        stack.callback(made.close)
         yield made
-
-
-def _end(made: Pool) -> None:
-    made.gates.open(*NODES * 10)
-    if made.worker is not None and made.worker.poll() is None:
-        os.killpg(made.worker.pid, signal.SIGKILL)
-        made.worker.wait()
 
 
 def automation(name: str) -> AutomationCore:
@@ -174,7 +180,3 @@ def resident(process: int) -> int:
     """Bytes of memory that a process holds."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) * 1024
-
-
-def steps(*said: Step) -> Sequence[Step]:
-    return said
