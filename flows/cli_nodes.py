@@ -40,6 +40,7 @@ def _list(json: bool) -> None:
     from fdn_worker.protocol.names import BEATS
     from federation.presence import presence
     from flows import connection
+    from flows.report import human
 
     centre = connection.centre()
     found = presence(centre.records)
@@ -49,13 +50,14 @@ def _list(json: bool) -> None:
     if json:
         typer.echo("[" + ",\n ".join(node.model_dump_json() for node in found) + "]")
         return
-    narrow = [Column(name, no_wrap=True) for name in ("node", "presence", "heard", "version", "free")]
+    narrow = [Column(name, no_wrap=True) for name in ("node", "presence", "heard", "version", "free", "disk", "images")]
     table = Table(*narrow, "launchers", "datasets", box=None, pad_edge=False)
     colours = {"connected": "green", "suspect": "yellow", "gone": "red"}
     for node in found:
         table.add_row(
             node.name, Text(node.presence, colours[node.presence]), _ago(node.last_seen), node.version,
-            f"{node.slots_free}/{node.slots}", ", ".join(node.launchers), ", ".join(node.datasets),
+            f"{node.slots_free}/{node.slots}", human(node.disk_free) if node.last_seen else "", str(len(node.images)),
+            ", ".join(node.launchers), ", ".join(node.datasets),
         )  # fmt: skip
     console = Console(markup=False, highlight=False)
     console.print(table if found else "no nodes yet: `fem nodes enrol NAME`")
