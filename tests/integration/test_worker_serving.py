@@ -14,6 +14,7 @@ from fdn_worker.errors import Fault
 from fdn_worker.protocol import Endpoint, Port, Server, State
 from federation.centre import Submission
 from federation.local import LocalFederation
+from tests.support.ports import free_ports
 from tests.support.rig import Rig, Tap, rig
 
 #: Listens on $1 once the file $2 is there, greets one client a time, and ends when $3 is there; well-behaved: TERM ends it with 0.
@@ -36,18 +37,6 @@ while not os.path.exists(stop):
     client.sendall(b"client %d" % clients)
     client.close()
 """
-
-
-def free_ports(count: int) -> tuple[int, int]:
-    """A range that nobody has at present."""
-    for first in range(23000, 32000, count):
-        try:
-            for port in range(first, first + count):
-                socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return first, first + count - 1
-    raise AssertionError("no free ports")
 
 
 @pytest.fixture(scope="module")

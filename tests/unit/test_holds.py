@@ -18,20 +18,14 @@ from fdn_worker.journal import Journal, Phase
 from fdn_worker.protocol import Endpoint, Port, Signer, State, TaskOrder, pack
 from fdn_worker.protocol.envelope import payload_of
 from fdn_worker.settings import WorkerSettings
+from tests.support.ports import free_ports
 from tests.unit.helpers import an_order, settings
 
 
 @pytest.fixture
-def ports() -> Iterator[tuple[int, int]]:
+def ports() -> tuple[int, int]:
     """Two that are free, one after the other."""
-    for first in range(24000, 32000, 2):
-        try:
-            for port in (first, first + 1):
-                socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        yield first, first + 1
-        return
+    return free_ports(2, begin=24000)
 
 
 @pytest.fixture
