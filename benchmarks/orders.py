@@ -42,7 +42,7 @@ def measure(services: Services, quick: bool) -> Iterator[Figure]:
     for broker in ("embedded", "rabbitmq"):
         with ExitStack() as stack:
             one = stack.enter_context(house(services, broker=broker, launcher="process", relay="service", slots=SLOTS, heartbeat=10.0))
-            centre = stack.enter_context(_relay(one))
+            centre = stack.enter_context(relay_of(one))
             _work_off(one, warm)
             before = memory(one.worker), memory(centre)
             rounds = []
@@ -65,7 +65,7 @@ def measure(services: Services, quick: bool) -> Iterator[Figure]:
 
 
 @contextmanager
-def _relay(one: House) -> Iterator[int]:
+def relay_of(one: House) -> Iterator[int]:
     """The centre's relay as a service; its pid."""
     environment = os.environ | one.federation.environment() | {"FEM_RELAY": "service"}
     with subprocess.Popen(

@@ -133,8 +133,8 @@ def run(
         _quiet_prefect(os.environ)
         from flows.cli_run import submit_tool
 
-        outcome = submit_tool(asked, key or "", found, quiet=json)
-        code = cli_tool_run.exit_code(outcome)
+        execution = submit_tool(asked, key or "", found, quiet=json)
+        told, code = execution.model_dump_json(indent=2), cli_tool_run.exit_code(execution)
     else:
         from federation.request import TaskRequest, build
         from flows import connection
