@@ -6,7 +6,7 @@ All raise PolicyRefused; where a folder leads is told to nobody elsewhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from fdn_worker.errors import PolicyRefused
@@ -17,18 +17,9 @@ from fdn_worker.settings import WorkerSettings
 
 def dataset(name: str, settings: WorkerSettings) -> Path:
     """The real folder of a dataset, which must lie under one of the site's data roots, links resolved."""
-    folder = settings.datasets.get(name)
-    if folder is None:
-        raise PolicyRefused(
-            f"node {settings.node} has no dataset {name!r}",
-            code="dataset-unknown",
-            remedy=f"it offers {', '.join(sorted(settings.datasets)) or 'none'}",
-        )
-    what = f"dataset {name!r} of node {settings.node}"
-    real = _real(folder, what, "dataset-unavailable")
-    if not real.is_dir():
-        raise PolicyRefused(f"{what} is not a folder", code="dataset-unavailable", remedy="tell the site")
+    real = _named("dataset", name, settings.datasets, settings.node)
     if not _inside(real, settings.data_roots):
+        what = f"dataset {name!r} of node {settings.node}"
         raise PolicyRefused(f"{what} leads outside its data roots", code="dataset-refused", remedy="tell the site")
     return real
 
@@ -67,17 +58,18 @@ def in_sandbox(below: str, sandbox: Path) -> Path:
 
 def shelf(name: str, settings: WorkerSettings) -> Path:
     """The real folder of a shelf."""
-    folder = settings.shelves.get(name)
-    if folder is None:
+    return _named("shelf", name, settings.shelves, settings.node)
+
+
+def _named(kind: str, name: str, named: Mapping[str, Path], node: str) -> Path:
+    if name not in named:
         raise PolicyRefused(
-            f"node {settings.node} has no shelf {name!r}",
-            code="shelf-unknown",
-            remedy=f"it has {', '.join(sorted(settings.shelves)) or 'none'}",
+            f"node {node} has no {kind} {name!r}", code=f"{kind}-unknown", remedy=f"it offers {', '.join(sorted(named)) or 'none'}"
         )
-    what = f"shelf {name!r} of node {settings.node}"
-    real = _real(folder, what, "shelf-unavailable")
+    what, code = f"{kind} {name!r} of node {node}", f"{kind}-unavailable"
+    real = _real(named[name], what, code)
     if not real.is_dir():
-        raise PolicyRefused(f"{what} is not a folder", code="shelf-unavailable", remedy="tell the site")
+        raise PolicyRefused(f"{what} is not a folder", code=code, remedy="tell the site")
     return real
 
 

@@ -29,6 +29,14 @@ from fdn_worker.launchers import Exit, Launcher, LaunchSpec, LogLine, Serving
 MakeLauncher = Callable[[], Launcher]
 MakeSpec = Callable[..., LaunchSpec]
 
+#: What LauncherContract.SERVER asks for, as a Python script with the port as its argument.
+HELLO = """
+import os, socket, sys, time
+while not os.path.exists("go"):
+    time.sleep(0.02)
+client, _ = socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()
+client.sendall(b"hello\\n")
+"""
 #: Waits for the file `go` in the sandbox, 20 s at most.
 _WAIT_FOR_GO = "i=0; while [ ! -e go ]; do i=$((i+1)); [ $i -gt 400 ] && exit 99; sleep 0.05; done"
 

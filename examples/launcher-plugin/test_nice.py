@@ -11,15 +11,7 @@ import pytest
 
 from fdn_worker.errors import SettingsError
 from fdn_worker.launchers import LaunchSpec, load
-from fdn_worker.testing import LauncherContract, MakeLauncher, MakeSpec, run, spec_of, texts
-
-HELLO = """
-import os, socket, sys, time
-while not os.path.exists("go"):
-    time.sleep(0.02)
-client, _ = socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()
-client.sendall(b"hello\\n")
-"""
+from fdn_worker.testing import HELLO, LauncherContract, MakeLauncher, MakeSpec, run, spec_of, texts
 
 
 class TestNice(LauncherContract):

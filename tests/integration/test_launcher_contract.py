@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fdn_worker.launchers import Launcher, LaunchSpec, load
-from fdn_worker.testing import LauncherContract, MakeLauncher, MakeSpec, spec_of
+from fdn_worker.testing import HELLO, LauncherContract, MakeLauncher, MakeSpec, spec_of
 from tests.conftest import Services
 
 
@@ -39,16 +39,6 @@ def make_spec(make_launcher: MakeLauncher, image: str | None, unique: str, tmp_p
     for name in made:
         launcher.remove(name)
         assert not list(Path("/sys/fs/cgroup").glob(f"*/fdn/{name}"))
-
-
-#: For Python: what LauncherContract.SERVER asks for.
-HELLO = """
-import os, socket, sys, time
-while not os.path.exists("go"):
-    time.sleep(0.02)
-client, _ = socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()
-client.sendall(b"hello\\n")
-"""
 
 
 class TestProcess(LauncherContract):

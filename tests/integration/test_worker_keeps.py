@@ -123,7 +123,7 @@ def test_moves_are_whole_and_stay_at_the_site(house: Rig, home: Path) -> None:
 def test_an_unknown_shelf(house: Rig) -> None:
     submission = shell(house, "true", moves=(Move(source="", shelf="books", to="x"),))
     assert reason_of(house, submission, State.REJECTED) == (
-        "shelf-unknown", Fault.POLICY, "node site has no shelf 'books' (it has models)"
+        "shelf-unknown", Fault.POLICY, "node site has no shelf 'books' (it offers models)"
     )  # fmt: skip
 
 
