@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelling, Crashed
+from prefect.states import Cancelling
 
-from tests.support.prefect_pool import Pool, pool
+from tests.support.prefect_pool import Pool, automation, pool
 from tests.support.rig import eventually
 
 
@@ -70,7 +71,11 @@ def test_a_process_that_was_killed_leaves_its_nodes_to_the_reconciler(waits: Poo
     check_reconciled(waits, run, "FAILED")
 
 
+@pytest.mark.timeout(240)
 def test_a_worker_of_prefects_that_was_terminated(waits: Pool) -> None:
+    dead_runs = automation("federation-dead-runs")
+    dead_runs.trigger.within = timedelta(seconds=45)
+    automation_id = waits.client.create_automation(dead_runs)
     run = running(waits)
     waits.worker.send_signal(signal.SIGTERM)
     waits.worker.wait(60)
@@ -79,7 +84,8 @@ def test_a_worker_of_prefects_that_was_terminated(waits: Pool) -> None:
     assert left is not None
     assert left.name == "Running", "nobody has told Prefect"
     assert reconcile(waits)[-1] == "1 open executions; 0 cancelled, 0 closed, 0 resumed, 0 left"
-    # As the automation federation-dead-runs does, once the heartbeats have stopped.
-    waits.client.set_flow_run_state(run.id, Crashed(), force=True)
+    # Once the heartbeats, every 30 s, have stopped.
+    waits.reach(run, "Crashed", seconds=110)
     check_reconciled(waits, run, "FAILED")
+    waits.client.delete_automation(automation_id)
     waits.start_worker()

@@ -159,6 +159,7 @@ def pool(name: str, home: Path, environment: dict[str, str]) -> Iterator[Pool]:
     federation = LocalFederation(home, NODES)
     federation.prepare()
     environment = environment | federation.environment() | {"FEM_RELAY": "service", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    environment |= {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     with ExitStack() as stack:
         centre = Centre.open(federation.settings().model_copy(update={"relay": "service"}))
         stack.callback(centre.close)

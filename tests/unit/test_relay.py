@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from fdn_worker.errors import StoreUnavailable
 from fdn_worker.protocol import (
     Answer,
     Complete,
+    Endpoint,
     Grant,
     Heartbeat,
     Keyring,
@@ -100,6 +102,21 @@ def say(centre: Centre, message: Message | bytes, node: str = "site-a", key: str
 
 def event(centre: Centre, submission: Submission, number: int, **fields: Any) -> TaskEvent:
     return an_event(centre.order(submission.run, submission.attempt), number, **fields)
+
+
+def test_news_are_what_a_suspended_flow_may_wait_for_once_it_is_recorded(centre: Centre, submission: Submission) -> None:
+    told: queue.Queue[tuple[set[str], str]] = queue.Queue()
+    relay = centre.relay(lambda ids: told.put((ids, centre.records.runs_of(str(submission.execution))[0].state)))
+    relay.start()
+    say(centre, event(centre, submission, 1, state=State.RUNNING))
+    say(centre, event(centre, submission, 2, lines=("x",)))
+    say(centre, event(centre, submission, 3, listening=(Endpoint(host="h", port=1, published=1),)))
+    assert told.get(timeout=10) == ({str(submission.execution)}, "RUNNING")
+    say(centre, event(centre, submission, 4, state=State.SUCCEEDED))
+    assert told.get(timeout=10) == ({str(submission.execution)}, "SUCCEEDED")
+    say(centre, event(centre, submission, 4, state=State.SUCCEEDED))
+    relay.stop()
+    assert told.empty()
 
 
 def a_request(submission: Submission, **changes: Any) -> TransferRequest:
