@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 
 from fdn_worker.protocol import Server, State
@@ -23,9 +22,8 @@ from federation.local import LocalFederation
 from federation.request import build
 from federation.results import TaskResult
 from federation.tool_request import ToolRequest
-from tests.conftest import Services
 from tests.support.rig import Rig, rig
-from tests.support.services import real_rig
+from tests.support.services import serving_rig
 
 TOOLS = load(Path(__file__).resolve().parents[2] / "deployments/catalogue").tools
 #: A port range that no other test uses.
@@ -45,22 +43,11 @@ def house(request: pytest.FixtureRequest) -> Iterator[Rig]:
         if request.param == "process":
             made = rig(LocalFederation(home / "fem", names, data, options=SITE))
         else:
-            made = docker_rig(request.getfixturevalue("services"), home / "fem", names, data)
+            made = serving_rig(request.getfixturevalue("services"), home / "fem", names, names[0], datasets=data, options=SITE)
         with made as running:
             for name in names:
                 running.start(name)
             yield running
-
-
-def docker_rig(services: Services, home: Path, names: tuple[str, ...], data: Any) -> Any:
-    """Containers reach each other's published ports at the bridge's own address."""
-    client = docker.DockerClient(services.docker_host)
-    gateway = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
-    client.close()
-    options = {"docker_host": services.docker_host, "pull_policy": "never", "network": "bridge"}
-    return real_rig(
-        services, home, names, names[0], datasets=data, options=SITE | {"address": gateway}, launcher="docker", launcher_options=options
-    )
 
 
 def send(house: Rig, tool: Tool, task: str, node: str, key: str = "", servers: tuple[Server, ...] = (), **fields: Any) -> Submission:

@@ -6,10 +6,12 @@ import json
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import docker
 
 from federation.local import LocalFederation
 from storage.objects import open_store
@@ -58,3 +60,13 @@ def real_rig(services: Services, home: Path, nodes: tuple[str, ...], name: str, 
             store = open_store(store_url)
             store.delete([found.key for found in store.list("")])
             store.close()
+
+
+def serving_rig(services: Services, home: Path, nodes: tuple[str, ...], name: str, **fields: Any) -> AbstractContextManager[Rig]:
+    """The same with tasks that reach each other, `options` among `fields` naming the ports: at the address of Docker's own bridge."""
+    client = docker.DockerClient(services.docker_host)
+    gateway = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
+    client.close()
+    options = {"docker_host": services.docker_host, "pull_policy": "never", "network": "bridge"}
+    site = fields.pop("options") | {"address": gateway, "allow_network": True}
+    return real_rig(services, home, nodes, name, options=site, launcher="docker", launcher_options=options, **fields)
