@@ -116,8 +116,9 @@ def _store(settings: WorkerSettings) -> Finding:
         return Finding(True, "store", "not probed: transfer.store is not set")
     if address.startswith("file://"):
         folder = Path(urlsplit(address).path)
-        sound = settings.transfer.allow_file and folder.is_dir()
-        return Finding(sound, "store", f"folder {folder}", "" if sound else "make the folder, and set transfer.allow_file")
+        # The centre makes it with the first file.
+        sound = settings.transfer.allow_file and folder.parent.is_dir()
+        return Finding(sound, "store", f"folder {folder}", "" if sound else f"make {folder.parent}, and set transfer.allow_file")
     try:
         # Any answer will do: without a signed URL a store refuses, but it is there.
         response = urllib3.PoolManager(retries=False, timeout=10).request("GET", address, redirect=False)
