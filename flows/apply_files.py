@@ -50,7 +50,7 @@ class RunLimit(_Part):
     """How many runs of a deployment there may be at once, and what becomes of one more."""
 
     limit: Annotated[int, Field(gt=0)]
-    collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"] = "ENQUEUE"
+    collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"]
 
 
 class DeploymentPool(_Part):

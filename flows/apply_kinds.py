@@ -198,9 +198,7 @@ class Deployments:
 
     def __init__(self, client: SyncPrefectClient, path: Path, file: DeploymentsFile) -> None:
         self._client, self._path, self._file = client, path, file
-        self._flows: dict[str, Flow[..., Any]] = {
-            entry.entrypoint: load_flow_from_entrypoint(entry.entrypoint) for entry in file.deployments
-        }
+        self._flows = {entry.entrypoint: _flow(path, entry.entrypoint) for entry in file.deployments}
         self._entries = {f"{self._flows[entry.entrypoint].name}/{entry.name}": entry for entry in file.deployments}
         if len(self._entries) < len(file.deployments):
             raise SettingsError(f"{path}: two deployments of one flow have one name", remedy="give each a name of its own")

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -65,17 +64,19 @@ def deployer(environment: dict[str, str], repository: Path) -> dict[str, str]:
     return environment | {"FEM_BLOCKS": "default", "FEM_REPOSITORY": f"file://{repository}", "FEM_BRANCH": "main"}
 
 
+def apply(repository: Path, deployer: dict[str, str]) -> str:
+    done = subprocess.run(["fem", "apply"], env=deployer, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def deployed(deployer: dict[str, str], repository: Path, worker_log: Path) -> Iterator[SyncPrefectClient]:
     """`fem apply` once, and a worker started that knows the federation by its blocks alone, and the code by its clone."""
-    # The schedule of prefect.yaml would come in the middle of another test; a deployment of the test's own has one that comes at once.
-    soon = (datetime.now(UTC) + timedelta(seconds=20)).isoformat()
-    text = (
-        (repository / "prefect.yaml").read_text().replace("{slug: merges, interval: 300}", "{slug: merges, interval: 300, active: false}")
-    )
-    (repository / "prefect.yaml").write_text(text + SCHEDULED.format(soon=soon))
-    done = subprocess.run(["fem", "apply"], env=deployer, cwd=repository, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    # What is scheduled would come in the middle of another test.
+    file = repository / "prefect.yaml"
+    file.write_text(file.read_text().replace("interval: 300", "interval: 300, active: false"))
+    apply(repository, deployer)
     known = {name: value for name, value in deployer.items() if not name.startswith("FEM_")}
     with worker_log.open("wb") as log:
         worker = subprocess.Popen(
@@ -93,8 +94,9 @@ SCHEDULED = """
     description: Of the test alone.
     entrypoint: flows.federated_task.federated_task
     tags: [federation]
+    parameters: {node: site-b}
     schedules:
-      - {{slug: soon, interval: 86400, anchor_date: "{soon}", parameters: {{node: site-b, argv: [/bin/echo, by schedule]}}}}
+      - {slug: soon, interval: 15, parameters: {argv: [/bin/echo, by schedule]}}
     work_pool: *pool
 """
 
@@ -159,11 +161,17 @@ def test_a_tool_runs_at_two_nodes_from_its_deployment(deployed: SyncPrefectClien
     assert {(row.node, row.state) for row in rows} == {("site-a", "SUCCEEDED"), ("site-b", "SUCCEEDED")}
 
 
-def test_what_is_scheduled_runs_by_itself(deployed: SyncPrefectClient) -> None:
+@pytest.mark.timeout(300)
+def test_what_is_scheduled_runs_by_itself(deployed: SyncPrefectClient, repository: Path, deployer: dict[str, str]) -> None:
+    before = (repository / "prefect.yaml").read_text()
+    (repository / "prefect.yaml").write_text(before + SCHEDULED)
+    assert "+ deployment federated-task/scheduled" in apply(repository, deployer)
     deployment = deployed.read_deployment_by_name("federated-task/scheduled")
-    of_it = FlowRunFilter(deployment_id={"any_": [deployment.id]}, state={"type": {"any_": ["COMPLETED"]}})
-    [run] = until(lambda: deployed.read_flow_runs(flow_run_filter=of_it), seconds=90)
+    ended = FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment.id]}, "state": {"type": {"any_": ["COMPLETED"]}}})
+    run = until(lambda: deployed.read_flow_runs(flow_run_filter=ended), seconds=100)[0]
     assert (run.state_name, run.auto_scheduled) == ("Succeeded", True)
+    (repository / "prefect.yaml").write_text(before)
+    assert "- deployment federated-task/scheduled" in apply(repository, deployer)
 
 
 def test_block_types_have_a_picture_and_a_description(deployed: SyncPrefectClient) -> None:
