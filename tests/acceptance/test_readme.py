@@ -1,10 +1,13 @@
-"""What README, tutorial and how-to tell people to type, run as it stands there, in order: what stops working fails here."""
+"""What README, tutorials and how-to tell people to type, run as it stands there, in order: what stops working fails here.
+
+Each page has a clone and a federation of its own. What a page exports stays, as in a terminal; what it says to start in a
+terminal of its own runs until the page is done.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.checkout import clone
+from tests.support.rig import eventually
+
 from .conftest import ROOT
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -20,21 +26,56 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BY_CI = ("make demo\n", "make test\n")
 FEDERATION = "source .venv/bin/activate\npython -m examples.federation\n"
 EXECUTION = re.compile(r"^execution ([0-9a-f-]{36})", re.MULTILINE)
+SAVED = re.compile(r"Save this as `([^`]+)`")
+#: What is started in a terminal of its own -> what it says when it is ready.
+READY = {"examples.federation": "Ctrl-C", "fdn-worker start": " is up", "prefect worker start": "started!"}
+TERMINAL = "in a terminal of its own"
 
-#: Page -> what its commands must have said, and how many blocks are run at least.
+#: Page -> how many blocks are run at least, and what its commands must have said.
 PAGES = {
     "README.md": (
-        5,
+        7,
         [
-            "hospital-north | 120", "results/hospital-north/outputs/count.txt", "SUCCEEDED ['outputs/malignant.txt']", "enrolled site-d",
-            "and has this node's queues",
+            "hospital-south  summary  connected         2     would accept", "data-summary: Succeeded, 3/3, 6 outputs",
+            "9 files of 3 nodes", "fl-demo: Succeeded, 3/3, 4 outputs", "hospital-north | 120",
+            "hospital-west SUCCEEDED ['outputs/summary.csv', 'outputs/summary.json']", "enrolled site-d", "and has this node's queues",
         ],
     ),
-    "docs/tutorial/first-task.md": (
-        8,
+    "docs/tutorial/researcher.md": (
+        10,
         [
-            "mean radius,mean texture,mean smoothness,mean concavity,malignant", "looked at 120 patients", '{"0": [49,', "exit code 4",
-            "exit code 1", "exit code 2", "benign: 199 patients, mean radius 11.98", "malignant: 161 patients, mean radius 17.16",
+            "Fewest rows or values of which something is told", "would accept", "data-summary: Succeeded, 3/3, 6 outputs",
+            "patients.csv,120,mean radius,float,120,0,6.981,25.22", "2 of 3 nodes would run data-summary, 3 are needed", "exit code 4",
+            "data-summary: Degraded, 2/3, 4 outputs (partial)", "(there are: data-summary)", "exit code 2",
+            "hospital-north | mean radius,mean texture,mean smoothness,mean concavity,malignant",
+            "569 patients, mean radius from 6.981 to 28.11",
+        ],
+    ),
+    "docs/tutorial/tool-author.md": (
+        10,
+        [
+            "radius.yaml:", "'$INPUT_PATH/radius.py' malignant --at-least=10", "hospital-north | looked at ", "exit code 1", "exit code 2",
+            "fewer than 70 patients: nothing is told", "fl-demo: Succeeded, 3/3, 4 outputs",
+            "the mean of 3 clients is 3.0", "+ add tool radius (version 1.0)", "radius: Succeeded, 3/3, 3 outputs",
+        ],
+    ),
+    "docs/tutorial/site-administrator.md": (
+        11,
+        [
+            "public key of hospital-east, for the centre to enrol it with:", "ok  launcher process: answers", "ok  dataset patients: ",
+            "data-summary: Succeeded, 1/1, 2 outputs", "node hospital-east has no dataset 'x-rays' (it offers patients)",
+            "node hospital-east gives at most 1,073,741,824", "node hospital-east gives tasks no network", "exit code 4",
+            "would accept, takes no orders at present", "orders are taken again",
+        ],
+    ),
+    "docs/tutorial/operator.md": (
+        13,
+        [
+            "~ change node hospital-north (from now on by the folder)", "nothing to change", "did you mean display_name?", "exit code 2",
+            "+ enrol node hospital-east", "bundles/hospital-east/fdn-worker.toml", "+ deployment execute-tool/default",
+            "Flow run finished successfully in 'Succeeded'", "+ deployment execute-tool/nightly-summary", "cron: 0 3 * * *",
+            "Flow run finished successfully in 'Changed'", "quality", "would delete 0 objects", "hospital-west is paused",
+            "hospital-west takes orders again",
         ],
     ),
     "docs/how-to/run-a-task.md": (
@@ -44,74 +85,118 @@ PAGES = {
 
 
 def blocks(page: str) -> list[tuple[str, str, str]]:
-    """(the words before it, language, text) of each fenced block, in order."""
+    """(the paragraph before it, language, text) of each fenced block, in order."""
     text = (ROOT / page).read_text()
-    return [(text[: block.start()], block[1], block[2]) for block in FENCE.finditer(text)]
+    return [(text[: block.start()].rstrip().rpartition("\n\n")[2], block[1], block[2]) for block in FENCE.finditer(text)]
 
 
 def environment() -> dict[str, str]:
     """A new terminal's: nothing of ours, and of this virtual environment nothing either."""
     path = ":".join(entry for entry in os.environ["PATH"].split(":") if Path(entry) != Path(sys.executable).parent)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_", "VIRTUAL_ENV"))}
-    return inherited | {"PATH": path, "COLUMNS": "100"}
+    git = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return inherited | git | {"PATH": path, "COLUMNS": "120"}
+
+
+class Desk:
+    """A person's clone, the terminal in which they type, and the others that they have opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clone = clone(folder / "clone")
+        (self.clone / ".venv").symlink_to(Path(sys.executable).parent.parent)
+        (self.clone / ".cache").mkdir()
+        if (seed := ROOT / ".cache/prefect-seed.db").exists():
+            (self.clone / ".cache/prefect-seed.db").symlink_to(seed)
+        self.homes, self._exports = folder / "homes", folder / "exports"
+        self.homes.mkdir()
+        self.pasted = ""
+        self.others: list[tuple[subprocess.Popen[str], Path]] = []
+
+    def type(self, script: str) -> subprocess.CompletedProcess[str]:
+        self._exports.touch()
+        words = f"set -euo pipefail\nsource {self._exports}\n{script}\nexport -p > {self._exports}"
+        return subprocess.run(["bash", "-c", words], cwd=self.clone, env=self._environment, capture_output=True, text=True, timeout=110)
+
+    def paste(self, line: str) -> None:
+        self.pasted = line
+        done = self.type(f"source .venv/bin/activate\n{line}")
+        assert done.returncode == 0, done.stderr
+
+    def open(self, script: str) -> str:
+        """Start it in a terminal of its own; what it has said when it is ready."""
+        *first, last = script.strip().splitlines()
+        said = self.homes.parent / f"terminal-{len(self.others)}"
+        words = "\n".join(["set -e", self.pasted, "source .venv/bin/activate", *first, re.sub(r"^((?:\w+=\S+ )*)", r"\1exec ", last)])
+        with said.open("w") as log:
+            process = subprocess.Popen(
+                # Whoever runs this in the background ignores Ctrl-C, and would hand that on.
+                ["env", "--default-signal=INT", "bash", "-c", words], cwd=self.clone, env=self._environment, stdout=log, stderr=log,
+                text=True, start_new_session=True,
+            )  # fmt: skip
+        self.others.append((process, said))
+        [ready] = [word for command, word in READY.items() if command in script]
+
+        def up() -> bool:
+            assert process.poll() is None, said.read_text()
+            return ready in said.read_text()
+
+        eventually(f"{last!r} is ready", up, 90)
+        return said.read_text()
+
+    def close(self) -> None:
+        """Ctrl-C in each of the others, the latest first."""
+        for process, said in reversed(self.others):
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(30) == 0, said.read_text()
+        assert list(self.homes.iterdir()) == []
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return environment() | {"TMPDIR": str(self.homes)}
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A folder that has what a clone has, but may be written to."""
-    return make_clone(tmp_path)
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """With a federation that runs in another terminal; Ctrl-C ends it without a trace."""
+    made = Desk(tmp_path)
+    try:
+        [exported] = re.findall(r"^export FEM_HOME=.*$", made.open(FEDERATION), re.MULTILINE)
+        made.paste(exported)
+        yield made
+        made.close()
+    finally:
+        for process, _ in made.others:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def make_clone(folder: Path) -> Path:
-    for name in ("constraints.txt", "examples", "README.md"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
-    shutil.copytree(ROOT / "fdn_worker", folder / "fdn_worker", ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pasted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The `export` line of a federation that runs in another terminal; Ctrl-C ends it without a trace."""
-    folder, homes = make_clone(tmp_path_factory.mktemp("terminal")), tmp_path_factory.mktemp("homes")
-    words = ["bash", "-c", FEDERATION.replace("python -m", "exec python -m")]
-    with subprocess.Popen(words, cwd=folder, env=environment() | {"TMPDIR": str(homes)}, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "Ctrl-C" in line:
-                break
-        [exported] = [line for line in said if line.startswith("export FEM_HOME=")]
-        yield exported
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-        assert process.returncode == 0
-    assert list(homes.iterdir()) == []
-
-
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES)
-def test_what_it_says_works(page: str, clone: Path, pasted: str) -> None:
+def test_what_it_says_works(page: str, desk: Desk) -> None:
     at_least, expected = PAGES[page]
     said, ran = "", 0
     for before, language, block in blocks(page):
         if language == "text" or block in BY_CI or block == FEDERATION:
             continue
-        if language == "python":
-            # Saved under the name that the page says; a page that says none leaves it to the reader.
-            named = re.findall(r"Save this as `(\w+\.py)`", before)
-            (clone / (named[-1] if named else "call.py")).write_text(block)
-            block = "" if named else "python call.py"
+        if language != "sh":
+            # Saved under the name that the page says; a call whose page says none leaves it to the reader.
+            named = SAVED.findall(before)
+            file = desk.clone / (named[-1] if named else "call.py")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block)
+            if named:
+                continue
+            block = "python call.py"
+        ran += 1
+        if TERMINAL in before:
+            said += desk.open(block)
+            continue
         executions = EXECUTION.findall(said)
         script = block.replace("EXECUTION", executions[-1] if executions else "EXECUTION")
-        done = subprocess.run(
-            ["bash", "-c", f"set -euo pipefail\nPATH=$PWD/.venv/bin:$PATH\n{pasted}\n{script}"],
-            cwd=clone, env=environment(), capture_output=True, text=True, timeout=110,
-        )  # fmt: skip
+        done = desk.type(script)
+        print(f"$ {script}{done.stdout}{done.stderr}")
         said += done.stdout + done.stderr
-        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-        ran += bool(script)
+        assert done.returncode == 0, script
     assert ran >= at_least
     for words in expected:
         assert words in said
@@ -125,6 +210,6 @@ def test_the_readme_shows_what_people_look_for_first() -> None:
     shown = [block for _, language, block in blocks("README.md") if language != "text"]
     for expected in (*BY_CI, FEDERATION, "python ask.py\n"):
         assert expected in shown
-    for expected in ("fem run ", "from flows.federated_task import federated_task", "fdn-worker init"):
+    for expected in ("fem run ", "from flows.execute_tool import execute_tool", "fdn-worker init"):
         assert expected in "".join(shown)
-    assert {language for page in PAGES for _, language, _ in blocks(page)} == {"sh", "python", "text"}
+    assert {language for page in PAGES for _, language, _ in blocks(page)} == {"sh", "python", "yaml", "text"}
