@@ -254,7 +254,8 @@ class Watch:
 
 def _decided(row: AttemptRow, submission: Submission) -> State | None:
     """How the centre itself ended an attempt that was never sent: of such a one no event comes."""
-    unsent = row.dispatched is None and row.attempt == submission.attempt
+    # A node may be heard before the mark of its order stands.
+    unsent = row.dispatched is None and row.last_number == 0 and row.attempt == submission.attempt
     return State(row.state) if unsent and State(row.state).terminal else None
 
 

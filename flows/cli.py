@@ -219,6 +219,10 @@ def main() -> None:
         sys.exit(exit_code_of(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    finally:
+        # Before the interpreter ends its threads, which the relay still uses.
+        if connection := sys.modules.get("flows.connection"):
+            connection.close()
 
 
 if __name__ == "__main__":
