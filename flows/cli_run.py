@@ -73,7 +73,8 @@ def _watching(console: Console, title: str, runs: Sequence[tuple[str, str]]) -> 
                 console.print(live.board.header())
                 console.print(f"execution {live.board.execution}: fem status" if live.board.execution else "nothing was heard yet")
     else:
-        connection.watcher = lambda event: _show(event, console)
+        several = len({task for task, _ in runs}) > 1
+        connection.watcher = lambda event: _show(event, console, several)
         yield
 
 
@@ -98,12 +99,14 @@ def _outcome(state: State[Any], kind: type[Result]) -> Result:
     return outcome
 
 
-def _show(event: TaskEvent, console: Console) -> None:
+def _show(event: TaskEvent, console: Console, several: bool = False) -> None:
+    """`several`: of a tool with more tasks than one, so that a node alone does not say whose state or line it is."""
+    where = f"{event.node} {event.task}" if several else event.node
     for line in event.lines:
-        console.print(f"[dim]{event.node} |[/] {escape(harmless(line))}", soft_wrap=True)
+        console.print(f"[dim]{where} |[/] {escape(harmless(line))}", soft_wrap=True)
     if event.state is not None:
         why = f": {escape(harmless(event.reason.message))}" if event.reason else ""
-        console.print(f"[bold {COLOURS.get(event.state, 'blue')}]{event.at:%H:%M:%S} {event.node} {event.state}[/]{why}", soft_wrap=True)
+        console.print(f"[bold {COLOURS.get(event.state, 'blue')}]{event.at:%H:%M:%S} {where} {event.state}[/]{why}", soft_wrap=True)
 
 
 def show_result(result: TaskResult, console: Console) -> None:

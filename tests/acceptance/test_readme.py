@@ -56,7 +56,8 @@ PAGES = {
         [
             "radius.yaml:", "'$INPUT_PATH/radius.py' malignant --at-least=10", "hospital-north | looked at ", "exit code 1", "exit code 2",
             "fewer than 70 patients: nothing is told", "fl-demo: Succeeded, 3/3, 4 outputs",
-            "the mean of 3 clients is 3.0", "+ add tool radius (version 1.0)", "radius: Succeeded, 3/3, 3 outputs",
+            "hospital-south client | the mean of 3 clients is 3.0", '{"patients": 49, "sum": ',
+            "+ add tool radius (version 1.0)", "radius: Succeeded, 3/3, 3 outputs",
         ],
     ),
     "docs/tutorial/site-administrator.md": (
