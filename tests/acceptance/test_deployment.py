@@ -75,7 +75,7 @@ def deployed(deployer: dict[str, str], repository: Path, worker_log: Path) -> It
     """`fem apply` once, and a worker started that knows the federation by its blocks alone, and the code by its clone."""
     # What is scheduled would come in the middle of another test.
     file = repository / "prefect.yaml"
-    file.write_text(file.read_text().replace("interval: 300", "interval: 300, active: false"))
+    file.write_text(re.sub(r"\{slug: (\w+),", r"{slug: \1, active: false,", file.read_text()))
     apply(repository, deployer)
     known = {name: value for name, value in deployer.items() if not name.startswith("FEM_")}
     with worker_log.open("wb") as log:
@@ -159,6 +159,15 @@ def test_a_tool_runs_at_two_nodes_from_its_deployment(deployed: SyncPrefectClien
     assert (run.state_name, run.state and run.state.type.value) == ("Succeeded", "COMPLETED")
     rows = centre.records.runs_of(str(execution_id("ada", str(run.id))))
     assert {(row.node, row.state) for row in rows} == {("site-a", "SUCCEEDED"), ("site-b", "SUCCEEDED")}
+
+
+def test_nodes_are_asked_how_they_are_from_a_deployment(deployed: SyncPrefectClient) -> None:
+    deployment = deployed.read_deployment_by_name("health-check/default")
+    assert [(schedule.slug, schedule.active) for schedule in deployment.schedules] == [("hourly", False)]
+    run = final(deployed, deployed.create_flow_run_from_deployment(deployment.id).id)
+    assert run.state is not None
+    # This machine may have something to mend.
+    assert run.state_name in ("Healthy", "Degraded"), run.state.message
 
 
 @pytest.mark.timeout(300)
