@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
@@ -37,7 +36,6 @@ async def follow(
     """
     loop = asyncio.get_running_loop()
     until = None if within is None else loop.time() + within
-    waiting = deque(submissions[len(first_of(job, submissions)) :])
     async with Watch(centre, job.execution, f"{follower}-{role.task}"[:63].strip("-")) as watch:
         job.watches.append(watch)
         try:
@@ -49,7 +47,7 @@ async def follow(
                     _listens(job, event)
                     yield event
                 await _mend(centre, watch, job, role)
-                await _send_more(centre, watch, job, role, waiting)
+                await _send_more(centre, watch, job, role)
                 await _give_up(centre, job)
                 # What had ended before it was followed is told by the first turn all the same.
                 if (not due and not watch.open) or (until is not None and loop.time() >= until):
@@ -91,20 +89,18 @@ def _renew(centre: Centre, ended: Sequence[Followed]) -> list[Submission]:
     return again
 
 
-async def _send_more(centre: Centre, watch: Watch, job: Job, role: Role, waiting: deque[Submission]) -> None:
-    """Send as many of those that wait as others have ended."""
+async def _send_more(centre: Centre, watch: Watch, job: Job, role: Role) -> None:
+    """Send as many of those that wait for their turn as others have ended."""
     for one in watch.runs.values():
         job.states[role.task, one.submission.node] = one.state
-    if not waiting or job.asked.max_parallel is None:
+    if job.asked.max_parallel is None or job.ending:
         return
-    if job.ending:
-        waiting.clear()
-        return
-    queued = {one.run for one in waiting}
-    room = job.asked.max_parallel - sum(not one.ended and one.submission.run not in queued for one in watch.runs.values())
-    more = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+    room = job.asked.max_parallel - sum(one.sent for one in watch.open)
+    more = [one for one in watch.open if not one.sent][: max(0, room)]
     if more:
-        await asyncio.to_thread(centre.dispatch_all, more, job.execution)
+        await asyncio.to_thread(centre.dispatch_all, [one.submission for one in more], job.execution)
+        for one in more:
+            one.sent = True
 
 
 async def _give_up(centre: Centre, job: Job) -> None:

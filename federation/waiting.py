@@ -82,6 +82,8 @@ class Followed:
     #: Seconds without a word after which its node is asked.
     silence: float
     fold: Fold = field(default_factory=Fold)
+    #: Whether its order was sent.
+    sent: bool = True
     #: Monotonic moment of the last word, or of the last look for one.
     heard: float = field(default_factory=time.monotonic)
     cancelled: bool = False
@@ -156,7 +158,7 @@ class Watch:
         found = []
         for one in submissions:
             row = rows.get(str(one.run)) or self._centre.attempt(one.run, one.attempt)
-            found.append(Followed(one, row.deadline, silence[one.node], decided=_decided(row, one)))
+            found.append(Followed(one, row.deadline, silence[one.node], sent=row.dispatched is not None, decided=_decided(row, one)))
         return found
 
     def _silences(self, nodes: set[str]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from fdn_worker.protocol import Reason, State
 from federation import execution, following
 from federation.catalogue.tool import Tool
 from federation.centre import Centre
+from federation.enrol import enrol
 from federation.execution import Job
 from federation.tool_request import ToolRequest
 from tests.unit.helpers import an_event
@@ -90,3 +91,24 @@ async def test_it_returns_when_its_time_is_up(centre: Centre, tmp_path: Path) ->
             raise AssertionError(event)
     assert job.tally().open == 2
     assert job.watches == []
+
+
+async def test_taken_up_again_it_sends_the_next_in_turn_and_no_more(centre: Centre) -> None:
+    """As after a suspension: the first has ended, the second was sent by the process before, and is still under way."""
+    for node in ("site-c", "site-d"):
+        enrol(centre.broker, centre.records, node)
+    job, submissions = opened(centre, nodes=("site-a", "site-b", "site-c", "site-d"), max_parallel=1)
+    centre.dispatch_all(submissions[1:2], job.execution)
+    say(centre, submissions[0], 1, State.SUCCEEDED)
+    sent: list[str] = []
+    dispatch = centre.dispatch_all
+    centre.dispatch_all = lambda due, of: sent.extend(one.node for one in due) or dispatch(due, of)  # type: ignore[method-assign]
+    async with asyncio.timeout(20):
+        async for _ in following.follow(centre, job, job.roles[0], submissions, within=0.3):
+            assert sent == []
+    assert sent == []
+    say(centre, submissions[1], 1, State.SUCCEEDED)
+    async with asyncio.timeout(20):
+        async for _ in following.follow(centre, job, job.roles[0], submissions, within=0.3):
+            pass
+    assert sent == ["site-c"]
