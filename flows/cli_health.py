@@ -37,11 +37,11 @@ def health(
     import asyncio
 
     from rich.console import Console
-    from rich.table import Column, Table
     from rich.text import Text
 
     from federation.health import check, summarise
     from flows import connection
+    from flows.listing import listing
     from flows.report import human
 
     found = asyncio.run(check(connection.centre(), nodes or (), images=image or (), user=getpass.getuser(), seconds=wait))
@@ -49,21 +49,20 @@ def health(
     if json:
         typer.echo("[" + ",\n ".join(one.model_dump_json() for one in found) + "]")
         raise typer.Exit(0 if good else 3)
-    narrow = ("node", "presence", "answer", *(() if ping else ("clock", "version", "disk", "certificate")))
-    table = Table(
-        *(Column(name, no_wrap=True) for name in narrow), *(() if ping else ("launchers", "to be mended")), box=None, pad_edge=False
-    )
     colours = {"connected": "green", "suspect": "yellow", "gone": "red"}
+    rows: list[tuple[str | Text, ...]] = []
     for one in found:
         said = one.health
         answer = "none" if one.seconds is None else f"{1000 * one.seconds:.0f} ms"
-        facts = [
+        facts = (
             "" if one.offset is None else f"{one.offset:+.1f} s", said.worker_version if said else "", human(said.disk_free) if said else "",
             f"{said.certificate_expires:%Y-%m-%d}" if said and said.certificate_expires else "",
             ", ".join(f"{name} {fact}" for name, fact in sorted(said.launchers.items())) if said else "",
-        ]  # fmt: skip
-        rest: list[str | Text] = [] if ping else [*facts, Text("; ".join(one.problems), "yellow" if one.answered else "red")]
-        table.add_row(one.node, Text(one.presence, colours[one.presence]), answer, *rest)
+            Text("; ".join(one.problems), "yellow" if one.answered else "red"),
+        )  # fmt: skip
+        rows.append((one.node, Text(one.presence, colours[one.presence]), answer, *(("",) * len(facts) if ping else facts)))
+    header = ("node", "presence", "answer", "clock", "version", "disk", "certificate", "launchers", "to be mended")
+    table = listing(header, rows, wrap=("launchers", "to be mended"))
     console = Console(markup=False, highlight=False)
     if found:
         console.print(table)

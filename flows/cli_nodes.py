@@ -34,12 +34,12 @@ def list_too(json: Json = False) -> None:
 
 def _list(json: bool) -> None:
     from rich.console import Console
-    from rich.table import Column, Table
     from rich.text import Text
 
     from fdn_worker.protocol.names import BEATS
     from federation.presence import presence
     from flows import connection
+    from flows.listing import listing
     from flows.report import human
 
     centre = connection.centre()
@@ -50,15 +50,18 @@ def _list(json: bool) -> None:
     if json:
         typer.echo("[" + ",\n ".join(node.model_dump_json() for node in found) + "]")
         return
-    narrow = [Column(name, no_wrap=True) for name in ("node", "presence", "heard", "version", "free", "disk", "images")]
-    table = Table(*narrow, "launchers", "datasets", box=None, pad_edge=False)
     colours = {"connected": "green", "suspect": "yellow", "gone": "red"}
-    for node in found:
-        table.add_row(
-            node.name, Text(node.presence, colours[node.presence]), _ago(node.last_seen), node.version,
-            f"{node.slots_free}/{node.slots}", human(node.disk_free) if node.last_seen else "", str(len(node.images)),
-            ", ".join(node.launchers), ", ".join(node.datasets),
-        )  # fmt: skip
+    table = listing(
+        ("node", "presence", "heard", "version", "free", "disk", "images", "launchers", "datasets"),
+        [
+            (
+                node.name, Text(node.presence, colours[node.presence]), _ago(node.last_seen), node.version, f"{node.slots_free}/{node.slots}",
+                human(node.disk_free) if node.last_seen else "", str(len(node.images) or ""), ", ".join(node.launchers), ", ".join(node.datasets),
+            )
+            for node in found
+        ],
+        wrap=("launchers", "datasets"),
+    )  # fmt: skip
     console = Console(markup=False, highlight=False)
     console.print(table if found else "no nodes yet: `fem nodes enrol NAME`")
     for node in found:

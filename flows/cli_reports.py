@@ -115,23 +115,28 @@ def clean(
 
 def _show(frame: pd.DataFrame, period: str | None) -> None:
     from rich.console import Console
-    from rich.table import Column, Table
 
-    from flows.report_page import SHOWN, cells_of, names_of
+    from flows.listing import listing
+    from flows.report_page import OUTCOMES, SHOWN, cells_of, names_of
     from storage.reports import FIGURES, total
 
+    console = Console(markup=False, highlight=False)
     keys = [name for name in frame.columns if name not in FIGURES]
-    # where the terminal has no room for all
     shown = [name for name in SHOWN if name != "runs"]
-    figures = [Column(SHOWN[name][0].replace(" ", "\n"), justify="right", no_wrap=True) for name in shown]
-    table = Table(*(Column(str(period) if key == "period" else key, overflow="fold") for key in keys), *figures, box=None, pad_edge=False)
     rows = frame.head(MOST_ROWS).to_dict("records")
-    for row in rows:
-        table.add_row(*names_of(row, keys, period), *cells_of(row, shown))
+    cells = [[*names_of(row, keys, period), *cells_of(row, shown)] for row in rows]
+    # Where the terminal has no room for all.
+    heads = [SHOWN[name][0].replace(" ", "\n") for name in shown]
     if keys and len(rows) > 1:
-        table.add_section()
-        table.add_row("all", *[""] * (len(keys) - 1), *cells_of(total(frame), shown), style="bold")
-    Console(markup=False, highlight=False).print(table if rows else "no attempts ended in that time")
+        cells.append(["all", *[""] * (len(keys) - 1), *cells_of(total(frame), shown)])
+    # An outcome that nothing had takes no column.
+    cells = [
+        ["" if value == "0" and head in OUTCOMES else value for value, head in zip(row, [*keys, *heads], strict=True)] for row in cells
+    ]
+    table = listing(
+        [*(str(period) if key == "period" else key for key in keys), *heads], cells, right=heads, spare=heads[::-1], width=console.width
+    )
+    console.print(table if rows else "no attempts ended in that time")
     if len(frame) > MOST_ROWS:
         typer.echo(f"the first {MOST_ROWS:,} of {len(frame):,} rows: `--csv -` gives all", err=True)
 

@@ -116,7 +116,6 @@ def make_plan(asked: ToolRequest) -> Plan:
     import asyncio
 
     from federation.catalogue.find import find_tool
-
     from federation.plan import plan as ask
     from flows import connection
 
@@ -129,18 +128,18 @@ def show_plan(found: Plan) -> None:
     import shlex
 
     from rich.console import Console
-    from rich.table import Column, Table
     from rich.text import Text
 
+    from flows.listing import listing
+
     console = Console(markup=False, highlight=False)
-    table = Table(
-        Column("node", no_wrap=True), Column("task", no_wrap=True), "presence", "image", "free", "verdict", box=None, pad_edge=False
-    )
     colours = {True: "green", False: "red", None: "yellow"}
+    rows: list[tuple[str | Text, ...]] = []
     for run in found.runs:
         here = "" if run.image_here is None else "here" if run.image_here else "to be pulled"
         free = "" if run.slots_free is None else str(run.slots_free)
-        table.add_row(run.node, run.task, run.presence, here, free, Text(run.says(), colours[run.accepts]))
+        rows.append((run.node, run.task, run.presence, here, free, Text(run.says(), colours[run.accepts])))
+    table = listing(("node", "task", "presence", "image", "free", "verdict"), rows, wrap=("verdict",))
     console.print(table)
     commands: dict[tuple[str, ...], list[str]] = {}
     for run in found.runs:

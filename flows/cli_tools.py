@@ -23,19 +23,23 @@ def add_to(app: typer.Typer) -> None:
 def list_tools(json: Json = False) -> None:
     """The tools of the federation."""
     from rich.console import Console
-    from rich.table import Table
 
     from federation.catalogue.tool import Tool
     from flows import connection
+    from flows.listing import listing
 
     found = [Tool.model_validate_json(row.document) for row in connection.centre().records.catalogue.tools()]
     if json:
         typer.echo("[" + ",\n ".join(tool.model_dump_json(exclude={"contents"}) for tool in found) + "]")
         return
-    table = Table("tool", "version", "for", "tasks", "what", box=None, pad_edge=False)
-    for tool in found:
-        whom = ", ".join(tool.projects) if tool.visibility == "project" else tool.visibility
-        table.add_row(tool.name, tool.version, whom, ", ".join(task.id for task in tool.tasks), tool.title or _first_line(tool.description))
+    rows = [
+        (
+            tool.name, tool.version, ", ".join(tool.projects) if tool.visibility == "project" else tool.visibility,
+            ", ".join(task.id for task in tool.tasks), tool.title or _first_line(tool.description),
+        )
+        for tool in found
+    ]  # fmt: skip
+    table = listing(("tool", "version", "for", "tasks", "what"), rows, wrap=("for", "tasks", "what"))
     Console(markup=False, highlight=False).print(table if found else "no tools yet: `fem sync` brings those of a folder")
 
 

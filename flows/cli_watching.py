@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Rows of a table that is printed once.
 ALL = 1_000_000
+#: Characters of a terminal that has room for whole ids.
+ROOMY = 100
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,7 +66,7 @@ def status(
 
 
 def _latest(rows: Sequence[ExecutionRow], console: Any, json: bool) -> None:
-    from rich.table import Column, Table
+    from flows.listing import listing
 
     if json:
         print_json([
@@ -73,10 +75,16 @@ def _latest(rows: Sequence[ExecutionRow], console: Any, json: bool) -> None:
             for row in rows
         ])  # fmt: skip
         return
-    narrow = [Column(name, no_wrap=True) for name in ("execution", "state", "created (UTC)")]
-    table = Table(*narrow, "user", "for", "outcome", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(row.id, row.state, f"{row.created:%m-%d %H:%M:%S}", row.user, row.tool or row.project, row.outcome or "")
+    # As many of an id's characters as fit; commands take the first ones as well.
+    characters = 36 if console.width >= ROOMY else 13
+    table = listing(
+        ("execution", "state", "created (UTC)", "user", "for", "outcome"),
+        [
+            (row.id[:characters], row.state, f"{row.created:%m-%d %H:%M:%S}", row.user, row.tool or row.project, row.outcome or "")
+            for row in rows
+        ],
+        wrap=("for", "outcome"),
+    )
     console.print(table if rows else "no executions yet")
 
 

@@ -27,11 +27,17 @@ def hours(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 10 else f"{value:.2g}"
 
 
+def duration(value: float) -> str:
+    """Hours as people say them."""
+    seconds = value * 3600
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min" if seconds < 3600 else f"{value:,.1f} h"
+
+
 #: Columns of the tables for people -> (heading, how it is written).
 SHOWN: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "runs": ("runs", "{:,}".format), "attempts": ("attempts", "{:,}".format), "succeeded": ("succeeded", "{:,}".format),
-    "failed": ("failed", "{:,}".format), "other": ("other", "{:,}".format), "cpu_hours": ("CPU hours", hours),
-    "wall_hours": ("hours run", hours), "peak_memory": ("memory", human), "bytes_in": ("in", human), "bytes_out": ("out", human),
+    "failed": ("failed", "{:,}".format), "other": ("other", "{:,}".format), "cpu_hours": ("CPU time", duration),
+    "wall_hours": ("run time", duration), "peak_memory": ("memory", human), "bytes_in": ("in", human), "bytes_out": ("out", human),
 }  # fmt: skip
 
 TEMPLATE = """<!doctype html>
