@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME...] [--quick]`: measure and print; a whole run also writes docs/reference/performance.md anew.
+"""`python -m benchmarks [NAME...] [--quick]`: measure and print; what is not quick also writes its table of docs/reference/performance.md anew.
 
 All results of the last run stand in .cache/benchmarks.json.
 """
@@ -25,17 +25,20 @@ def main() -> int:
     if unknown := sorted(set(given.names) - set(NAMES)):
         parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
     services, began = Services.load(), time.monotonic()
-    facts = machine() | versions(services)
-    figures: list[Figure] = []
+    facts: dict[str, str] = {}
+    all_figures: list[Figure] = []
     print(HEADER, flush=True)
     for name in given.names or NAMES:
+        # The load before each tells how quiet the machine was.
+        facts, began_this = machine() | versions(services), time.monotonic()
+        figures = []
         for figure in import_module(f"benchmarks.{name}").measure(services, given.quick):
             figures.append(figure)
             print(figure.row(), flush=True)
-    seconds = time.monotonic() - began
-    write(figures, facts, seconds)
-    if not given.names and not given.quick:
-        write_page(figures, facts, seconds)
+        all_figures += figures
+        if not given.quick:
+            write_page(name, figures, facts, time.monotonic() - began_this)
+    write(all_figures, facts, time.monotonic() - began)
     return 0
 
 

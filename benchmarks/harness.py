@@ -69,9 +69,9 @@ class Figure:
 
 
 HEADER = "| what | ours | floor in the same run | figure (95 % interval) | target | |\n|---|---|---|---|---|---|"
-#: The page whose part between these marks a whole run writes anew.
+#: The page with a table for each benchmark, between marks of its own, which each run that is not quick writes anew.
 PAGE = ROOT / "docs/reference/performance.md"
-BEGIN, END = "<!-- written by `make bench` -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- written by the benchmark {} -->\n", "<!-- end of {} -->\n"
 
 
 def _short(number: float) -> str:
@@ -131,10 +131,13 @@ def write(figures: Sequence[Figure], facts: dict[str, str], seconds: float) -> N
     RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_page(figures: Sequence[Figure], facts: dict[str, str], seconds: float) -> None:
-    """The results as a table in the page, between its marks."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
+def write_page(name: str, figures: Sequence[Figure], facts: dict[str, str], seconds: float) -> None:
+    """A benchmark's results as a table in the page, between its marks."""
+    begin, end = BEGIN.format(name), END.format(name)
+    before, marked, rest = PAGE.read_text().partition(begin)
+    if not marked:
+        raise LookupError(f"{PAGE} has no line {begin.strip()!r}: say there what {name} is, and where its table stands")
+    after = rest.partition(end)[2]
     table = "\n".join([HEADER, *(figure.row() for figure in figures)])
-    told = "; ".join(f"{name} {value}" for name, value in facts.items())
-    PAGE.write_text(f"{before}{BEGIN}{table}\n\nMeasured in {seconds / 60:.0f} minutes: {told}.\n{END}{after}")
+    told = "; ".join(f"{what} {value}" for what, value in facts.items())
+    PAGE.write_text(f"{before}{begin}{table}\n\nMeasured in {math.ceil(seconds / 60)} min: {told}.\n{end}{after}")
