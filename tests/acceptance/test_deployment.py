@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from prefect.states import Cancelling
 from fdn_worker.protocol.names import execution_id
 from federation.catalogue.tool import Tool
 from federation.centre import Centre
+from tests.support.checkout import clone, commit
 
 from .conftest import ROOT, Run, until
 
@@ -36,26 +36,7 @@ def worker_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This checkout as a Git repository of its own, what is not committed included."""
-    folder = tmp_path_factory.mktemp("repository") / "federation"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():  # a file that was deleted, but not committed so, is listed still
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    commit(folder, "as it stands", "init", "--quiet", "--initial-branch", "main")
-    return folder
-
-
-def commit(repository: Path, message: str, *first: str) -> None:
-    for words in (
-        first,
-        ("add", "--all"),
-        ("-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "-m", message),
-    ):
-        if words:
-            subprocess.run(["git", *words], cwd=repository, check=True)
+    return clone(tmp_path_factory.mktemp("repository") / "federation")
 
 
 @pytest.fixture(scope="module")

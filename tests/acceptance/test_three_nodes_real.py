@@ -26,7 +26,7 @@ from federation.sync import carry_out, differing
 from flows import connection
 from flows.execute_tool import execute_tool
 from tests.conftest import Services
-from tests.support.rig import Rig, eventually
+from tests.support.rig import Rig, census, eventually
 from tests.support.services import serving_rig
 
 from .conftest import BIN, ROOT
@@ -44,12 +44,8 @@ def house(services: Services) -> Iterator[Rig]:
     """Three nodes with a dataset, and the catalogue's tools."""
     names = tuple(f"{site}-{time.time_ns():x}" for site in ("a", "b", "c"))
     with tempfile.TemporaryDirectory(prefix="fem-three-") as folder:
-        home, census = Path(folder), Path(folder) / "data/census"
-        census.mkdir(parents=True)
-        home.chmod(0o755)  # a container's user has to reach the data
-        (census / "people.csv").write_text("age\n" + "".join(f"{age}\n" for age in range(20, 30)))
-        data = {name: {"census": census} for name in names}
-        with serving_rig(services, home / "fem", names, names[0], datasets=data, options=SITE) as running:
+        home = Path(folder)
+        with serving_rig(services, home / "fem", names, names[0], datasets=census(home, names), options=SITE) as running:
             for name in names:
                 running.start(name)
             catalogue = load(ROOT / "deployments/catalogue")

@@ -22,7 +22,7 @@ from federation.local import LocalFederation
 from federation.request import build
 from federation.results import TaskResult
 from federation.tool_request import ToolRequest
-from tests.support.rig import Rig, rig
+from tests.support.rig import Rig, census, rig
 from tests.support.services import serving_rig
 
 TOOLS = load(Path(__file__).resolve().parents[2] / "deployments/catalogue").tools
@@ -35,11 +35,7 @@ def house(request: pytest.FixtureRequest) -> Iterator[Rig]:
     """Two nodes with a dataset."""
     names = tuple(f"{site}-{time.time_ns():x}" for site in ("a", "b"))
     with tempfile.TemporaryDirectory(prefix="fem-tools-") as folder:
-        home, census = Path(folder), Path(folder) / "data/census"
-        census.mkdir(parents=True)
-        home.chmod(0o755)  # a container's user has to reach the data
-        (census / "people.csv").write_text("age\n" + "".join(f"{age}\n" for age in range(20, 30)))
-        data = {name: {"census": census} for name in names}
+        home, data = Path(folder), census(Path(folder), names)
         if request.param == "process":
             made = rig(LocalFederation(home / "fem", names, data, options=SITE))
         else:

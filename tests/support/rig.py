@@ -241,6 +241,15 @@ def _processes_below(folder: Path) -> Iterator[int]:
                 yield int(entry.name)
 
 
+def census(home: Path, nodes: tuple[str, ...]) -> dict[str, dict[str, Path]]:
+    """A dataset of that name for each node: ten people, aged 20 to 29."""
+    folder = home / "data/census"
+    folder.mkdir(parents=True)
+    home.chmod(0o755)  # a container's user has to reach the data
+    (folder / "people.csv").write_text("age\n" + "".join(f"{age}\n" for age in range(20, 30)))
+    return {node: {"census": folder} for node in nodes}
+
+
 @contextmanager
 def rig(federation: LocalFederation, **settings: Any) -> Iterator[Rig]:
     """A Rig that is cleared away at the end; no worker is started yet."""
