@@ -1,0 +1,1 @@
+"""Federated learning, without its transport: model files, aggregation, choice of clients and combiners, secure sums."""

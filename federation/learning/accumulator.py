@@ -1,0 +1,99 @@
+"""The sums of a round. An update is folded in a block at a time and can be dropped; what has been summed can go on to another accumulator.
+
+Every linear aggregator is made of such sums alone, and sums of sums are sums: so combiners can stand in any tree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Json, ValidationError
+
+from federation.learning.models import Array, ModelFile, ModelInfo, ModelRefused, ModelWriter, Tensor
+
+KIND = "partial-sum"
+
+
+class PartialInfo(BaseModel):
+    """The metadata of a partial sum's file."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    kind: Literal["partial-sum"]
+    totals: Json[dict[str, float]]
+    members: Json[frozenset[str]]
+
+
+class Accumulator:
+    """Weighted sums in float64 over the tensors of a model.
+
+    `sums`: name of a sum -> tensor -> flat array. `totals`: any number that is added up with them. `members`: whose updates are in it.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], sums: Iterable[str]) -> None:
+        self.tensors = dict(tensors)
+        self.sums = {name: {key: np.zeros(tensor.count) for key, tensor in tensors.items()} for name in sums}
+        self.totals: dict[str, float] = {}
+        self.members: set[str] = set()
+        self._scaled = np.empty(0)
+
+    def fold(self, update: ModelFile, weights: Mapping[str, float], totals: Mapping[str, float]) -> None:
+        """Add `weights[sum]` times the update to each sum. It has been checked. Raises ModelRefused when it is in here already."""
+        self._join(update.name, {update.name})
+        for key, tensor in self.tensors.items():
+            for part in tensor.blocks():
+                block = update.read(key, part)
+                for name, weight in weights.items():
+                    self._add(self.sums[name][key][part], block, weight)
+        self._count(totals)
+
+    def fold_partial(self, partial: ModelFile) -> None:
+        """Add what another accumulator has summed. Raises ModelRefused when it is not of this kind, or shares a member."""
+        try:
+            info = PartialInfo.model_validate(partial.metadata)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ModelRefused(f"{partial.name}: not a partial sum: {first['loc'][0]}: {first['msg']}") from error
+        if {key: tensor.shape for key, tensor in partial.tensors.items()} != {key: tensor.shape for key, tensor in self._named().items()}:
+            raise ModelRefused(f"{partial.name}: a partial sum of another model, or for another aggregator")
+        for key, tensor in partial.tensors.items():
+            for part in tensor.blocks():
+                if not np.isfinite(partial.read(key, part)).all():
+                    raise ModelRefused(f"{partial.name}: tensor {key!r} holds NaN or infinity")
+        self._join(partial.name, info.members)
+        for name, arrays in self.sums.items():
+            for key, array in arrays.items():
+                for part in self.tensors[key].blocks():
+                    array[part] += partial.read(f"{name}/{key}", part)
+        self._count(info.totals)
+
+    def save(self, path: Path) -> None:
+        """A partial sum as a file, for the next accumulator, or for this one when its process is started again."""
+        said = {"kind": KIND, "totals": json.dumps(self.totals), "members": json.dumps(sorted(self.members))}
+        with ModelWriter(path, self._named(), ModelInfo().metadata() | said) as writer:
+            for name, arrays in self.sums.items():
+                for key, array in arrays.items():
+                    writer.write(f"{name}/{key}", 0, array)
+
+    def _named(self) -> dict[str, Tensor]:
+        return {f"{name}/{key}": Tensor(np.dtype("<f8"), tensor.shape) for name in self.sums for key, tensor in self.tensors.items()}
+
+    def _join(self, name: str, members: Set[str]) -> None:
+        if twice := sorted(self.members & members):
+            raise ModelRefused(f"{name}: the update of {twice[0]} is counted already")
+        self.members |= members
+
+    def _count(self, totals: Mapping[str, float]) -> None:
+        for name, value in totals.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value
+
+    def _add(self, into: Array, block: Array, weight: float) -> None:
+        if len(self._scaled) < len(block):
+            self._scaled = np.empty(len(block))
+        scaled = self._scaled[: len(block)]
+        np.multiply(block, weight, out=scaled, dtype=np.float64)
+        into += scaled
