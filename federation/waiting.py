@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two heartbeats of a node that never said so itself.
 HEARTBEAT = 10.0
-#: Seconds after the deadline in which a node may say that it ended the run by itself, before it is asked to cancel it.
+#: Seconds after a deadline in which a node may say that it ended the run by itself, before it is asked to cancel it.
 LENIENCE = 3.0
 #: States in which the computation is over: the deadline of the release counts, no more that of the execution.
 COMPUTED = frozenset({State.STAGING_OUT, State.AWAITING_RELEASE})
@@ -103,7 +103,7 @@ class Followed:
 
     def ends_by(self, release: float) -> datetime:
         """The deadline that counts in its present state."""
-        return self.deadline + timedelta(seconds=release if self.fold.state in COMPUTED else LENIENCE)
+        return self.deadline + timedelta(seconds=LENIENCE + (release if self.fold.state in COMPUTED else 0.0))
 
     def patience(self, centre: Centre) -> float:
         """Seconds until something is to be done about it."""
@@ -120,6 +120,8 @@ class Watch:
         self._inbox: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
         self._subscription: Subscription | None = None
         self._early: list[TaskEvent] = []
+        #: Monotonic moment before which nothing is to be done about any attempt: a word of one only puts it off.
+        self._look_at = 0.0
         self.runs: dict[UUID, Followed] = {}
 
     async def __aenter__(self) -> Watch:
@@ -144,12 +146,14 @@ class Watch:
             row = rows.get(str(one.submission.run))
             if row is not None:
                 one.decided = _decided(row, one.submission)
+        self._look_at = 0.0
         self._inbox.put_nowait(None)
 
     async def add(self, submissions: Sequence[Submission]) -> None:
         """Follow these too; an attempt takes the place of an earlier one of its run. What was said before comes with `next`."""
         added = await asyncio.to_thread(self._described, submissions)
         self.runs |= {one.submission.run: one for one in added}
+        self._look_at = 0.0
         self._early += await self._recorded(added)
 
     def _described(self, submissions: Sequence[Submission]) -> list[Followed]:
@@ -179,7 +183,9 @@ class Watch:
         due, self._early = self._early, []
         if due or not (still := self.open):
             return due
-        wait = max(SHORTEST, min(one.patience(self._centre) for one in still))
+        if (moment := time.monotonic()) >= self._look_at:
+            self._look_at = moment + max(SHORTEST, min(one.patience(self._centre) for one in still))
+        wait = self._look_at - moment
         try:
             came = [await asyncio.wait_for(self._inbox.get(), timeout=wait if within is None else min(wait, max(within, 0.0)))]
         except TimeoutError:
@@ -192,6 +198,8 @@ class Watch:
                 one.heard, one.asked = time.monotonic(), 0
                 due += one.fold.add(event)
         # Those that were silent, or are past their deadline, whatever the others said meanwhile.
+        if time.monotonic() < self._look_at:
+            return due
         late = [one for one in still if not one.ended and one.patience(self._centre) <= 0]
         return due + (await self._mind(late) if late else [])
 
