@@ -9,12 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from fdn_worker import launchers, policy
+from fdn_worker import freshness, launchers, policy
 from fdn_worker.errors import Fault, JournalUnavailable, PolicyRefused, SystemFault
 from fdn_worker.holds import Holds
 from fdn_worker.journal import Entry, Journal, Phase
 from fdn_worker.launchers import Launcher
 from fdn_worker.protocol import Reason, State, TaskOrder, now
+from fdn_worker.release.register import Releases
 from fdn_worker.runner import Attempt
 from fdn_worker.settings import WorkerSettings
 
@@ -34,6 +35,7 @@ class Attempts:
         trouble: Callable[[JournalUnavailable, str], None],
     ) -> None:
         self._settings, self._journal, self._holds, self._launcher = settings, journal, holds, launcher
+        self._releases = Releases(journal)
         self._run, self._trouble = run, trouble
         self._held: dict[str, Attempt] = {}
         self._ready: deque[Attempt] = deque()
@@ -75,7 +77,7 @@ class Attempts:
             self.schedule()
 
     def take_up(self, entry: Entry) -> None:
-        """Put a journalled attempt in its place: refused, waiting for a slot, or straight on."""
+        """Put a journalled attempt in its place: refused, waiting for a slot, held for release in the journal alone, or straight on."""
         order = entry.order
         assert order is not None, "a tombstone is done"
         if entry.phase is Phase.RECEIVED:
@@ -87,6 +89,10 @@ class Attempts:
                 return
             # The intake has other orders to write, and would judge this one alike after a power cut.
             self._journal.record(entry.name, durable=False, phase=Phase.ACCEPTED, state=State.ACCEPTED)
+        if entry.phase is Phase.HELD and entry.name not in self._releases.due():
+            with self._lock:
+                self._held.pop(entry.name, None)
+            return
         attempt = Attempt(entry.name, order, self._holds.folder(order), stop=entry.stop)
         with self._lock:
             self._held[entry.name] = attempt
@@ -99,6 +105,7 @@ class Attempts:
 
     def refusals(self, order: TaskOrder) -> Iterator[PolicyRefused]:
         """Every reason why the site, or the launcher, does not take the order now."""
+        yield from freshness.refusals(order, self._journal, self._settings.clock_tolerance, now())
         yield from policy.refusals(order, self._settings, now())
         name = order.launcher or self._settings.launcher
         if name in self._settings.allowed_launchers:
@@ -144,6 +151,11 @@ class Attempts:
                 self.end(attempt, "timeout")
             if (attempt.running or attempt in ready) and moment >= attempt.order.deadline:
                 self.end(attempt, "deadline")
+        for name in self._releases.due():
+            # One whose thread is just about to let go of it comes with the next tick.
+            entry = self._journal.entry(name) if self.get(name) is None else None
+            if entry is not None and entry.phase is Phase.HELD:
+                self.take_up(entry)
 
     def end(self, attempt: Attempt, why: str) -> None:
         """Have an attempt stopped; `why` is a key of runner.STOPS. Returns at once; the first reason stands."""
@@ -163,13 +175,23 @@ class Attempts:
     def _end_running(self, attempt: Attempt) -> None:
         entry = self._journal.entry(attempt.name)
         assert entry is not None
+        # What fills the disk gets no time to go on with it.
+        grace = 0 if attempt.stop == "disk-exceeded" else self._settings.grace
         while attempt.running:
             try:
-                self._launcher(entry.launcher or self._settings.launcher).stop(attempt.name, self._settings.grace)
+                self._launcher(entry.launcher or self._settings.launcher).stop(attempt.name, grace)
                 return
             except SystemFault as error:
                 log.warning("%s is not stopped yet: %s", attempt.name, error, extra={"action": "stop-waits"})
                 time.sleep(2.0)
+
+    def end_held(self, name: str) -> bool:
+        """Have an attempt cancelled that waits for its release; False when it is none of those."""
+        entry = self._journal.entry(name)
+        if entry is None or entry.phase is not Phase.HELD:
+            return False
+        self._journal.record(name, stop="cancelled")
+        return True
 
     def resume(self) -> None:
         """Take up attempts whose threads stopped because nothing could be written."""

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from fdn_worker import __version__, policy
 from fdn_worker.attempts import Attempts
+from fdn_worker.audit import Audit
 from fdn_worker.brokers import Broker
 from fdn_worker.errors import FdnError
 from fdn_worker.inventory import Inventory
@@ -34,6 +35,7 @@ class Node(Protocol):
     outbox: Outbox
     attempts: Attempts
     inventory: Inventory
+    audit: Audit
     problems: dict[str, str]
 
     @property
@@ -42,7 +44,7 @@ class Node(Protocol):
 
 def problems(node: Node) -> list[str]:
     """What the site's administrator should look at, in plain words."""
-    return [*node.problems.values(), *([node.outbox.problem] if node.outbox.problem else [])]
+    return [*node.problems.values(), *(problem for problem in (node.outbox.problem, node.audit.problem) if problem)]
 
 
 class Heart:
@@ -75,5 +77,6 @@ class Heart:
             slots=settings.slots, slots_free=node.attempts.slots_free, cpus=policy.machine_cpus(), memory=policy.machine_memory(),
             disk_free=policy.disk_free(settings.state_dir), transfer=settings.transfer.by, accepting=node.accepting, problems=tuple(problems(node)),
             present=tuple(Present(run=entry.run, attempt=entry.attempt, state=entry.state) for entry in unfinished),
-            gpus=policy.offered_gpus(settings), images=node.inventory.known(), address=settings.address,
+            gpus=policy.offered_gpus(settings), images=node.inventory.known(), address=settings.address, audit=node.audit.head,
+            trusts=tuple(sorted(set(settings.keys.trusted) - set(settings.keys.revoked))),
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """The node's journal: the truth about its attempts, in SQLite (WAL).
 
 A phase, and the event that tells of it, are written in one transaction: what the centre hears has happened, and what
-has happened the centre will hear. Phases: received -> accepted -> started -> exited -> uploaded -> done.
+has happened the centre will hear. Phases: received -> accepted -> started -> exited (-> held) -> uploaded -> done.
 
 A write returns once it is on the disk, as by SQLite's own synchronous FULL; but the fsync is ours and comes after the
 lock, so that threads which write at the same time share one.
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from fdn_worker import entries
+from fdn_worker.entries import note, note_order, note_state
 from fdn_worker.errors import JournalUnavailable
 from fdn_worker.protocol import ControlRequest, Endpoint, Reason, Report, Signer, State, TaskEvent, TaskOrder, advance, decode, now, pack
 from fdn_worker.protocol.envelope import payload_of
@@ -41,9 +43,13 @@ CREATE TABLE IF NOT EXISTS parts (
 CREATE TABLE IF NOT EXISTS flags (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS holds (
     name TEXT PRIMARY KEY, ports TEXT NOT NULL, sandbox TEXT, listening INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS releases (name TEXT PRIMARY KEY, since TEXT NOT NULL, until TEXT, verdicts TEXT NOT NULL, word TEXT);
+CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, deadline TEXT NOT NULL);
 """
 #: A table that comes to be leaves it as it is: an older worker does without the table.
 _VERSION = 1
+#: Flag: the latest deadline of an order that was forgotten.
+FORGOTTEN = "forgotten"
 
 
 class Phase(StrEnum):
@@ -51,6 +57,8 @@ class Phase(StrEnum):
     ACCEPTED = "accepted"
     STARTED = "started"
     EXITED = "exited"
+    #: A person is to say what of it leaves.
+    HELD = "held"
     UPLOADED = "uploaded"
     DONE = "done"
 
@@ -96,7 +104,7 @@ class Entry:
 
 
 class Journal:
-    """Safe from any thread. `on_event` is called after each commit that put something into the outbox."""
+    """Safe from any thread. `on_event` is called after each commit that put something into the outbox or the audit log."""
 
     def __init__(self, path: Path, signer: Signer, on_event: Callable[[], None] = lambda: None) -> None:
         self._path, self._signer, self.on_event = path, signer, on_event
@@ -116,7 +124,7 @@ class Journal:
                 raise JournalUnavailable(
                     f"journal {path} is of version {version}, newer than this worker's {_VERSION}", remedy="upgrade it"
                 )
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(_SCHEMA + entries.SCHEMA)
             self._db.execute(f"PRAGMA user_version={_VERSION}")
             # It stands as long as a connection does, so this is the file that commits go to.
             self._log = open(f"{path}-wal", "rb")  # noqa: SIM115 (closed by `close`)
@@ -137,9 +145,9 @@ class Journal:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
         if durable:
-            self._sync()
+            self.sync()
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
         """Return once all that was committed by now is on the disk."""
         wanted = self._commits
         with self._syncing, self._told():
@@ -166,12 +174,13 @@ class Journal:
 
     # Orders and control
 
-    def receive(self, order: TaskOrder, payload: bytes) -> bool:
-        """Write the order down. False when its run and attempt are known: then its last state goes out again."""
+    def receive(self, order: TaskOrder, payload: bytes, key_id: str = "") -> bool:
+        """Write the order down, and who signed it. False when its run and attempt are known: then its last state goes out again."""
         with self.transaction() as db:
             if self._send_again(db, order.name):
                 fresh = False
             else:
+                note_order(db, order, payload, key_id)
                 self._insert(db, order.name, order, Phase.RECEIVED, State.QUEUED, order_json=payload.decode())
                 fresh = True
         if not fresh:
@@ -193,13 +202,14 @@ class Journal:
             self.on_event()
         return known
 
-    @staticmethod
-    def _send_again(db: sqlite3.Connection, name: str) -> bool:
+    def _send_again(self, db: sqlite3.Connection, name: str) -> bool:
         row = db.execute("SELECT last_event FROM runs WHERE name=?", (name,)).fetchone()
         if row is None:
             return False
         if (body := row["last_event"]) is not None:
-            db.execute("INSERT INTO outbox (message_id, body) VALUES (?, ?)", (decode(payload_of(body)).message_id, body))
+            # Sealed anew: the key of that time may have been revoked.
+            said = payload_of(body)
+            db.execute("INSERT INTO outbox (message_id, body) VALUES (?, ?)", (decode(said).message_id, self._signer.seal(said)))
         return True
 
     @staticmethod
@@ -273,6 +283,7 @@ class Journal:
             db.execute("INSERT INTO outbox (message_id, body) VALUES (?, ?)", (event.message_id, body))
             if state is not None:
                 columns["last_event"] = body
+                note_state(db, event, columns)
         if columns:
             assignments = ", ".join(f"{column}=?" for column in columns)
             db.execute(f"UPDATE runs SET {assignments} WHERE name=?", (*columns.values(), name))  # column names are ours
@@ -290,11 +301,31 @@ class Journal:
         return self._select("ORDER BY received DESC LIMIT ?", limit)
 
     def forget(self, before: str) -> None:
-        """Drop attempts that ended before that moment and whose orders have expired: a replay of those is refused by its expiry."""
+        """Drop attempts that ended before that moment and whose orders have expired: a replay of those is refused by its expiry.
+
+        By `forgotten` it is refused also where the clock was set back since.
+        """
+        gone = "phase='done' AND finished < ? AND deadline < ?"
         with self.transaction() as db:
-            db.execute("DELETE FROM runs WHERE phase='done' AND finished < ? AND deadline < ?", (before, now().isoformat()))
-            for table in ("parts", "holds"):
+            of = (before, now().isoformat())
+            latest = db.execute(f"SELECT max(deadline) FROM runs WHERE {gone}", of).fetchone()[0]  # no value stands in `gone`
+            if latest is not None and latest > (self.flag(FORGOTTEN) or ""):
+                db.execute("INSERT OR REPLACE INTO flags VALUES (?, ?)", (FORGOTTEN, latest))
+            db.execute(f"DELETE FROM runs WHERE {gone}", of)
+            for table in ("parts", "holds", "releases"):
                 db.execute(f"DELETE FROM {table} WHERE name NOT IN (SELECT name FROM runs)")  # table names are ours
+            db.execute("DELETE FROM requests WHERE deadline < ?", (now().isoformat(),))
+
+    def first_time(self, request: str, deadline: str) -> bool:
+        """Whether this request was not here before. It is known from now on, until a `forget` after its deadline."""
+        with self.transaction() as db:
+            return db.execute("INSERT OR IGNORE INTO requests VALUES (?, ?)", (request, deadline)).rowcount > 0
+
+    def audit(self, kind: str, **what: Any) -> None:
+        """Have an entry in the audit log that goes with no other write."""
+        with self.transaction() as db:
+            note(db, kind, **what)
+        self.on_event()
 
     # Uploads under way
 
@@ -321,7 +352,7 @@ class Journal:
         """Messages that wait to be sent, oldest first: (number, message id, body)."""
         rows = self.read("SELECT * FROM outbox ORDER BY id LIMIT ?", limit)
         # Another thread's may have been committed and not be on the disk yet.
-        self._sync()
+        self.sync()
         return [(row["id"], row["message_id"], row["body"]) for row in rows]
 
     def sent(self, numbers: Sequence[int]) -> None:

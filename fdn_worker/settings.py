@@ -7,9 +7,10 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -28,6 +29,7 @@ from pydantic_settings import SettingsError as VariableError
 from fdn_worker.errors import SettingsError
 from fdn_worker.protocol.base import Id, Way
 from fdn_worker.protocol.order import PLACES, PORT_VARIABLE, Text, VariableName
+from fdn_worker.release.rules import ReleaseSection
 
 DEFAULT_PATH = Path("/etc/fdn-worker/fdn-worker.toml")
 MIB = 1024**2
@@ -47,6 +49,8 @@ class KeysSection(_Section):
     private: Path | None = None
     #: key id -> public key in base64: whose orders are obeyed.
     trusted: Annotated[dict[str, str], Field(default_factory=dict)]
+    #: key id -> why: whose orders are not obeyed any more, even if they are trusted above.
+    revoked: Annotated[dict[str, str], Field(default_factory=dict)]
 
 
 class LimitsSection(_Section):
@@ -67,6 +71,8 @@ class LimitsSection(_Section):
     #: Files and bytes of the outputs together.
     output_files: int = 100_000
     output_bytes: ByteSize = ByteSize(1024 * 1024 * MIB)
+    #: Files and folders that a sandbox may hold.
+    sandbox_files: Annotated[int, Field(ge=1)] = 1_000_000
     #: Free bytes on the state folder's disk below which no order is taken.
     disk_reserve: ByteSize = ByteSize(1024 * MIB)
 
@@ -110,6 +116,8 @@ class WorkerSettings(BaseSettings):
     backlog: Annotated[int, Field(ge=1)] = 64
     #: Seconds between heartbeats.
     heartbeat: Annotated[float, Field(gt=0)] = 10.0
+    #: Seconds by which the centre's clock may be ahead; what was issued later than that is refused.
+    clock_tolerance: Annotated[float, Field(gt=0)] = 300.0
     #: Seconds between TERM and KILL.
     grace: Annotated[float, Field(ge=0)] = 10.0
 
@@ -148,6 +156,7 @@ class WorkerSettings(BaseSettings):
     limits: LimitsSection = LimitsSection()
     transfer: TransferSection = TransferSection()
     source: SourceSection = SourceSection()
+    release: ReleaseSection = ReleaseSection()
 
     @classmethod
     def settings_customise_sources(
@@ -207,8 +216,13 @@ class WorkerSettings(BaseSettings):
         return range(int(first), int(last) + 1) if last else range(0)
 
     @property
+    def unsigned(self) -> bool:
+        """Whether unsigned orders are obeyed: in an embedded federation that names no keys, and nowhere else."""
+        return self.embedded and not self.keys.trusted
+
+    @property
     def embedded(self) -> bool:
-        """Everything on one machine, unsigned messages taken."""
+        """Everything on one machine."""
         return self.broker.url.get_secret_value().startswith("sqlite:")
 
 
@@ -249,21 +263,31 @@ def explain(item: Any, text: str, path: str, model: type[BaseModel]) -> str:
 
 def _line(text: str, location: Sequence[str]) -> int | None:
     """The line of a TOML file in which a key or table stands."""
-    table = ""
+    table, tables = "", Counter[str]()
     for number, row in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[([^\[\]]+)\]", row):
-            table = header[1] + "."
-        named = table[:-1] if header else table + row.partition("=")[0]
-        if re.sub(r"[\s\"']", "", named) == ".".join(location):
+        if header := re.match(r"\s*(\[\[?)([^\[\]]+)\]", row):
+            table = re.sub(r"[\s\"']", "", header[2])
+            if header[1] == "[[":
+                tables[table] += 1
+            # The one that stands last of several of the same name is meant, by itself and by what lies below it.
+            for name, count in tables.items():
+                if f"{table}.".startswith(f"{name}."):
+                    table = f"{name}.{count - 1}{table.removeprefix(name)}"
+            table += "."
+        named = table[:-1] if header else table + re.sub(r"[\s\"']", "", row.partition("=")[0])
+        if named == ".".join(location):
             return number
     return None
 
 
 def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
     for part in location:
+        if part.isdigit():  # one of several
+            continue
         field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if inner is None:
             return []
-        model = annotation
+        model = inner
     return list(model.model_fields)

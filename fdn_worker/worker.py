@@ -7,6 +7,7 @@ empties the outbox, one sends heartbeats, and each attempt that is past its wait
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import threading
@@ -14,8 +15,9 @@ import time
 from contextlib import AbstractContextManager
 from datetime import timedelta
 
-from fdn_worker import launchers, policy, runner
+from fdn_worker import freshness, launchers, policy, runner
 from fdn_worker.attempts import Attempts
+from fdn_worker.audit import Audit
 from fdn_worker.brokers import Broker, Delivery, Handler, Subscription
 from fdn_worker.errors import (
     BrokerUnavailable,
@@ -46,6 +48,7 @@ from fdn_worker.protocol import (
     now,
 )  # fmt: skip
 from fdn_worker.protocol.names import command_queue, container_name, control_queue
+from fdn_worker.release.airlock import Airlock
 from fdn_worker.sandbox import RunFolder
 from fdn_worker.settings import WorkerSettings
 from fdn_worker.source import SourceCache
@@ -71,15 +74,17 @@ class Worker:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._alone = _take_alone(settings)
         private = settings.keys.private
-        self.signer = Signer.load(settings.node, private) if private else Signer()
-        self._keyring = Keyring(settings.keys.trusted, unsigned_ok=settings.embedded)
+        self.signer = Signer.of_node(settings.node, private) if private else Signer()
+        self._keyring = Keyring(settings.keys.trusted, unsigned_ok=settings.unsigned, revoked=settings.keys.revoked)
         self.journal = Journal(settings.state_dir / "journal.db", self.signer)
         self.outbox = Outbox(settings.node, self.journal, broker)
-        self.journal.on_event = self.outbox.wake
+        self.audit = Audit(settings.state_dir / "audit", self.journal, self.signer)
+        self.journal.on_event = self._wake
         self.transfers = Transfers.of(settings, broker, self.journal, self.signer, self._keyring)
         self.sources = SourceCache(settings.state_dir / "git", allow_file=settings.source.allow_file, timeout=settings.source.timeout)
         self._launchers: dict[str, Launcher] = {}
         self.holds = Holds(settings, self.journal)
+        self.airlock = Airlock(settings)
         self.attempts = Attempts(
             settings, self.journal, self.holds, self.launcher, lambda attempt: runner.run(attempt, self), self._journal_fails
         )
@@ -94,6 +99,10 @@ class Worker:
         self._unwritten: list[tuple[Handler, Delivery]] = []
         self._swept = self._tried = -SWEEP
         self.problems: dict[str, str] = {}
+
+    def _wake(self) -> None:
+        self.outbox.wake()
+        self.audit.wake()
 
     @property
     def accepting(self) -> bool:
@@ -125,6 +134,12 @@ class Worker:
         for name in self.settings.allowed_launchers:
             self.launcher(name)
         self.journal.forget((now() - timedelta(days=REMEMBER_DAYS)).isoformat())
+        if self.settings.unsigned:
+            log.warning(
+                "this is an embedded federation, for trying things on: nothing is signed, and whoever can write to its broker has this node run "
+                "what they like", extra={"action": "unsigned"},
+            )  # fmt: skip
+        self.audit.start(self.settings.keys)
         self.outbox.start()
         self.outbox.wake()
         # Before any control request comes: a cancel must find what it is to end.
@@ -147,9 +162,17 @@ class Worker:
             if subscription is not None:
                 subscription.cancel()
         self.outbox.stop(timeout=5.0)
+        self._end_audit()
         self.transfers.close()
         self.broker.close()
         log.info("node %s is down; %d attempts go on", self.settings.node, len(self.attempts), extra={"action": "stop"})
+
+    def _end_audit(self) -> None:
+        try:
+            self.journal.audit("down", attempts=len(self.attempts))
+        except JournalUnavailable as error:
+            log.error("the audit log has no last entry: %s", error, extra={"action": "audit-waits"})
+        self.audit.stop(timeout=5.0)
 
     def _recover(self) -> None:
         """Take up every attempt where the journal has it."""
@@ -203,6 +226,9 @@ class Worker:
             return False
         if "journal" in self.problems:
             return False
+        if self.audit.problem:
+            self.problems["intake"] = f"{self.audit.problem}: no orders are taken"
+            return False
         self.problems.pop("intake", None)
         # Taken up again only at half: each turn costs a word with the broker.
         limit = self.settings.slots + self.settings.backlog
@@ -216,12 +242,12 @@ class Worker:
                 raise MessageError(f"{order.kind} has no place in the command queue")
             if order.node != self.settings.node:
                 raise MessageError(f"the order is for node {order.node}", code="wrong-audience")
+            self._mind_clock(order)
         except MessageError as error:
-            log.error("order refused: %s", error, extra={"action": "dead-letter"})
-            delivery.reject()
+            self._refuse(delivery, error, self._on_order)
             return
         try:
-            fresh = self.journal.receive(order, opened.payload)
+            fresh = self.journal.receive(order, opened.payload, opened.key_id)
         except JournalUnavailable as error:
             self._journal_fails(error, "an order")
             self._unwritten.append((self._on_order, delivery))
@@ -240,37 +266,82 @@ class Worker:
 
     def _on_control(self, delivery: Delivery) -> None:
         try:
-            message: Message = decode(self._keyring.open(delivery.body).payload)
-            if getattr(message, "node", None) != self.settings.node:
+            opened = self._keyring.open(delivery.body)
+            message: Message = decode(opened.payload)
+            if not isinstance(message, Grant | Completed | Taken | Refusal | Inquiry | ControlRequest):
+                raise MessageError(f"{message.kind} has no place in the control queue")
+            if message.node != self.settings.node:
                 raise MessageError(f"{message.kind} is for another node", code="wrong-audience")
+            if isinstance(message, Inquiry | ControlRequest):
+                self._mind_clock(message)
+                freshness.check_issued(message.kind, message.issued, self.settings.clock_tolerance, now())
         except MessageError as error:
-            log.error("control request refused: %s", error, extra={"action": "dead-letter"})
-            delivery.reject()
+            self._refuse(delivery, error, self._on_control)
             return
-        if isinstance(message, Grant | Completed | Taken | Refusal):
-            self.transfers.answered(message)
-        elif isinstance(message, Inquiry):
-            self.inquiries.ask(message)
-        elif isinstance(message, ControlRequest) and message.deadline > now():
-            try:
-                self._obey(message)
-            except JournalUnavailable as error:
-                self._journal_fails(error, f"a request to {message.action}")
-                self._unwritten.append((self._on_control, delivery))
-                return
+        try:
+            if isinstance(message, ControlRequest):
+                self._obey(message, opened.key_id)
+            elif isinstance(message, Inquiry):
+                self._ask(message, opened.key_id)
+            else:
+                self.transfers.answered(message)
+        except JournalUnavailable as error:
+            self._journal_fails(error, f"a {message.kind}")
+            self._unwritten.append((self._on_control, delivery))
+            return
         delivery.ack()
+
+    def _refuse(self, delivery: Delivery, error: MessageError, handle: Handler) -> None:
+        """What cannot be read or believed goes to the dead letters, and into the audit log."""
+        log.error("message refused: %s", error, extra={"action": "dead-letter"})
+        try:
+            self.journal.audit("message-refused", code=error.code, why=str(error), sha256=hashlib.sha256(delivery.body).hexdigest())
+        except JournalUnavailable as unavailable:
+            self._journal_fails(unavailable, "a refused message")
+            self._unwritten.append((handle, delivery))
+            return
+        delivery.reject()
+
+    def _mind_clock(self, message: TaskOrder | ControlRequest | Inquiry) -> None:
+        """A wrong clock stands in the heartbeats until the centre's and this one agree again."""
+        if ahead := freshness.ahead(message.issued, self.settings.clock_tolerance, now()):
+            self.problems["clock"] = f"the centre issued a {message.kind} {ahead} from now: this node's clock or the centre's is wrong"
+        else:
+            self.problems.pop("clock", None)
+
+    def _ask(self, inquiry: Inquiry, key_id: str) -> None:
+        """Have an inquiry answered; one that changes something, once."""
+        if inquiry.action != "list":
+            if not self.journal.first_time(inquiry.message_id, inquiry.deadline.isoformat()):
+                log.warning("inquiry %s came again, and nothing is done again", inquiry.message_id, extra={"action": "inquiry-again"})
+                return
+            self.journal.audit(
+                "inquiry", request=str(inquiry.request), about=inquiry.about, action=inquiry.action, image=inquiry.image, user=inquiry.user,
+                key_id=key_id,
+            )  # fmt: skip
+        self.inquiries.ask(inquiry)
 
     def _journal_fails(self, error: JournalUnavailable, what: str) -> None:
         """Nothing can be written down, so nothing is concluded, until a tick finds that it can."""
         self.problems["journal"] = str(error)
         log.error("%s waits: %s", what, error, extra={"action": "journal-waits"})
 
-    def _obey(self, request: ControlRequest) -> None:
-        name = container_name(request.run, request.attempt)
+    def _obey(self, request: ControlRequest, key_id: str) -> None:
+        name, late = container_name(request.run, request.attempt), request.deadline <= now()
+        if request.action == "cancel" or late:
+            self.journal.audit(
+                "cancel" if not late else "expired", run=str(request.run), attempt=request.attempt, request=str(request.request),
+                action=request.action, why=request.why, key_id=key_id,
+            )  # fmt: skip
+        if late:
+            log.warning("a request to %s %s came too late", request.action, name, extra={"action": "control-late"})
+            return
         log.info("%s asked for %s: %s", request.action, name, request.why, extra={"action": request.action})
         attempt = self.attempts.get(name)
         if request.action == "cancel" and attempt is not None:
             self.attempts.end(attempt, "cancelled")
+        elif request.action == "cancel" and self.attempts.end_held(name):
+            log.info("%s is not waited for any longer", name, extra={"action": "cancel"})
         elif not self.journal.send_again(name) and request.action == "cancel":
             self.journal.bury(request, name)
 

@@ -58,7 +58,7 @@ def write(settings: CentreSettings, node: str, *, password: str = "") -> Path:
     """Write HOME/bundles/NODE, anew if it is there; its path. A password at the broker is kept beside it for the next time."""
     check_id(node, "node")
     folder = settings.home / "bundles" / node
-    trusted = {settings.key_id: Signer.load(settings.key_id, settings.key).public_key()} if settings.key else {}
+    trusted = settings.former_keys | ({settings.key_id: Signer.load(settings.key_id, settings.key).public_key()} if settings.key else {})
     broker = _login(site_broker(settings), node, password or _kept(folder))
     text = settings_text(
         node, broker, settings.home / "sites" / node if settings.embedded else STATE,

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from fdn_worker.brokers import Binding, Broker, Queue, connect
 from fdn_worker.brokers.lanes import Lanes
 from fdn_worker.errors import Fault, FdnError, Unroutable
-from fdn_worker.protocol import ControlRequest, InputFile, Reason, Signer, State, TaskOrder, decode, now, pack
+from fdn_worker.protocol import ControlRequest, InputFile, Keyring, Reason, Signer, State, TaskOrder, decode, now, pack
 from fdn_worker.protocol.envelope import payload_of
 from fdn_worker.protocol.names import EXECUTIONS, command_queue, control_queue, execution_id, execution_queue, run_id
 from federation.nearest import unknown
@@ -75,9 +75,14 @@ class Centre:
         if settings.embedded:
             settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         store = open_store(settings.store_url.get_secret_value(), site_url=settings.store_site_url)
-        records = Records.open(settings.records_url.get_secret_value())
         signer = Signer.load(settings.key_id, settings.key) if settings.key else Signer()
+        records = Records.open(settings.records_url.get_secret_value(), signer)
         return cls(settings, connect(settings.broker_url.get_secret_value(), name="fem"), store, records, signer)
+
+    def own_keys(self) -> Keyring:
+        """The keys by which this centre signs, and signed before."""
+        own = {self.signer.key_id: self.signer.public_key()} if self.signer.key else {}
+        return Keyring(self.settings.former_keys | own, unsigned_ok=self.signer.key is None)
 
     def relay(self, on_news: Callable[[set[str]], None] | None = None) -> Relay:
         """A relay on this centre's connections, not yet started; see there for `on_news`."""
@@ -153,7 +158,7 @@ class Centre:
                 stored.append(item.where)
                 with path.open("rb") as source:
                     self.store.put(item.where, source, item.size)
-            (order,) = self.with_sources([order], always=request.ship_source)
+            (order,) = self.made_ready([order], always=request.ship_source)
             if order.source and order.source.pack:
                 stored.append(order.source.pack.where)
             self._record(request, key, execution, run, flow_run)
@@ -164,9 +169,10 @@ class Centre:
             raise
         self._write(order)
 
-    def with_sources(self, orders: Sequence[TaskOrder], *, always: bool = False) -> list[TaskOrder]:
-        """The orders, those for nodes that reach no Git server (or all, with `always`) with their source in the store."""
-        return ship(orders, self.records, self.store, always=always, allow_file=self.settings.source_allow_file)
+    def made_ready(self, orders: Sequence[TaskOrder], *, always: bool = False) -> list[TaskOrder]:
+        """The orders with their time for the release; those for nodes that reach no Git server (or all, with `always`) with their source in the store."""
+        timed = [order.model_copy(update={"release_within": self.settings.release}) for order in orders]
+        return ship(timed, self.records, self.store, always=always, allow_file=self.settings.source_allow_file)
 
     def _record(self, request: TaskRequest, key: str, execution: UUID, run: UUID, flow_run: str) -> None:
         self.records.create_execution(
@@ -266,6 +272,8 @@ class Centre:
         for row in live:
             if row.dispatched is None:
                 self.records.end_undispatched(row.run, row.attempt, State.CANCELLED)
+        if live:
+            self.records.audit.write("cancelled", execution=str(execution), task=task, why=why, runs=[row.run for row in live])
         sent = [row for row in live if row.dispatched is not None]
         self.records.mark_all_cancel_requested([(row.run, row.attempt) for row in sent], now())
 

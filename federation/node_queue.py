@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fdn_worker.brokers import Delivery, Depth
 from fdn_worker.errors import Fault, FdnError, MessageError, SystemFault
-from fdn_worker.protocol import Keyring, Reason, TaskOrder, decode, now
+from fdn_worker.protocol import Reason, TaskOrder, decode, now
 from fdn_worker.protocol.names import command_queue, control_queue, dead_letter_queue
 from federation.centre import Centre
 from federation.inquiry import ask
@@ -73,10 +73,8 @@ def purge(centre: Centre, node: str) -> list[TaskOrder]:
 
 
 def _taken(centre: Centre, node: str, delivery: Delivery) -> list[TaskOrder]:
-    signer = centre.signer
-    ours = Keyring({signer.key_id: signer.public_key()} if signer.key else {}, unsigned_ok=signer.key is None)
     try:
-        order = decode(ours.open(delivery.body).payload)
+        order = decode(centre.own_keys().open(delivery.body).payload)
         if not isinstance(order, TaskOrder):
             raise MessageError(f"a {order.kind} is no order")
     except MessageError as error:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from fdn_worker import protocol
 from fdn_worker.brokers import Broker, Delivery, Subscription
@@ -32,12 +33,13 @@ from fdn_worker.protocol import (
     now,
     pack,
 )
-from fdn_worker.protocol.envelope import payload_of
+from fdn_worker.protocol.envelope import node_of_key, payload_of
 from fdn_worker.protocol.names import BEATS, EXECUTIONS, INBOX, control_queue, node_of_exchange
 from fdn_worker.protocol.upload import OfAttempt
 from federation.chunks import Chunks
 from federation.enrol import declare_centre
 from federation.grants import Request, answer
+from federation.heads import Heads
 from storage.objects import ObjectStore
 from storage.records import Records
 
@@ -70,8 +72,8 @@ class Relay:
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._subscriptions: list[Subscription] = []
         self._stop = threading.Event()
-        self._keys: Mapping[str, str] = {}
-        self._keys_read = 0.0
+        self._heads = Heads(records)
+        self._ring, self._keys_read = Keyring(), 0.0
 
     def start(self) -> None:
         """Declare what it needs, and consume."""
@@ -126,6 +128,7 @@ class Relay:
                 batch.remove(delivery)
         beats = [message for _, message, _ in opened if isinstance(message, Heartbeat)]
         if beats:
+            self._heads.heard(beats)
             self._records.heard(beats, now())
         events = [message for _, message, _ in opened if isinstance(message, TaskEvent)]
         if events:
@@ -160,20 +163,27 @@ class Relay:
     def _open(self, exchange: str, body: bytes) -> tuple[Message, bytes]:
         """The message and its payload, if its sender is who it says."""
         node = node_of_exchange(exchange)
-        self._read_keys(node)
-        opened = Keyring(self._keys, unsigned_ok=self._unsigned_ok).open(body)
+        self._read_keys(KEYS_SECONDS)
+        try:
+            opened = self._ring.open(body)
+        except MessageError:
+            # By a key that was added, or of a node that was enrolled, since.
+            if not self._read_keys(1.0):
+                raise
+            opened = self._ring.open(body)
         message = decode(opened.payload)
         said = getattr(message, "node", None)
-        if said != node or opened.key_id not in ("", node):
+        if said != node or (node_of_key(opened.key_id) != node if opened.key_id else node in self._ring.keys):
             raise MessageError(f"a {message.kind} of {said!r}, signed by {opened.key_id!r}, came from {node}", code="forged")
         return message, opened.payload
 
-    def _read_keys(self, node: str) -> None:
-        moment = now().timestamp()
-        age = moment - self._keys_read
-        if age > KEYS_SECONDS or (node not in self._keys and age > 1.0):
-            self._keys = {row.name: row.public_key for row in self._records.nodes() if row.retired is None and row.public_key}
-            self._keys_read = moment
+    def _read_keys(self, age: float) -> bool:
+        """Look up the nodes' keys if that is so many seconds ago; whether it was done."""
+        moment = time.monotonic()
+        if self._keys_read and moment - self._keys_read <= age:
+            return False
+        self._ring, self._keys_read = self._records.keys.ring(unsigned_ok=self._unsigned_ok), moment
+        return True
 
     def _pass_on(self, told: tuple[TaskEvent, bytes]) -> None:
         event, payload = told

@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from fdn_worker.errors import Fault, FdnError, MessageError, StoreUnavailable
-from fdn_worker.protocol import Keyring, Manifest, Reason, Report, State, TaskEvent, decode
+from fdn_worker.protocol import Manifest, Reason, Report, State, TaskEvent, decode
 from fdn_worker.protocol.base import check_relative_path
 from fdn_worker.protocol.manifest import MANIFEST_PATH, OUTPUTS
 from federation.centre import Centre, Submission
@@ -97,7 +97,9 @@ class TaskResult(BaseModel):
     def explain(self) -> str:
         """One line for people."""
         if self.state is State.SUCCEEDED:
-            return f"{self.node}: {self.state}, {len(self.outputs)} output{'' if len(self.outputs) == 1 else 's'}"
+            kept = self.report.release.withheld if self.report.release else 0
+            stays = f", {kept} file{'' if kept == 1 else 's'} withheld by the site" if kept else ""
+            return f"{self.node}: {self.state}, {len(self.outputs)} output{'' if len(self.outputs) == 1 else 's'}{stays}"
         return f"{self.node}: {self.state}" + (f" ({self.reason.code}): {self.reason.message}" if self.reason else "")
 
 
@@ -158,10 +160,10 @@ def _checked(centre: Centre, submission: Submission, sha256: str) -> Iterator[Ou
     sealed = _read(centre, attempt_key(*place, MANIFEST_PATH))
     if hashlib.sha256(sealed).hexdigest() != sha256:
         raise ManifestDiffers(f"the manifest of {submission.node}, attempt {submission.attempt}, is not the one that the node told of")
-    row = centre.records.node(submission.node)
-    keys = {submission.node: row.public_key} if row and row.public_key else {}
+    # Also by a key that was revoked since: the event that told of the hash was checked when it came.
+    ring = centre.records.keys.ring(of=submission.node, unsigned_ok=centre.settings.embedded)
     try:
-        manifest = decode(Keyring(keys, unsigned_ok=centre.settings.embedded).open(sealed).payload)
+        manifest = decode(ring.open(sealed).payload)
     except MessageError as error:
         raise ManifestDiffers(f"the manifest of {submission.node}: {error.message}") from error
     if not isinstance(manifest, Manifest) or (manifest.run, manifest.attempt) != (submission.run, submission.attempt):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -43,6 +43,8 @@ class CentreSettings(BaseSettings):
     #: The centre's private key; None leaves orders unsigned, which only an embedded federation takes.
     key: Path | None = None
     key_id: str = "centre"
+    #: Keys by which the centre signed before, key id -> public key: nodes are still to trust them, and its own log is checked by them.
+    former_keys: Annotated[dict[str, str], Field(default_factory=dict)]
     #: `process`: each flow process carries a relay (one at a time is active); `service`: `fem relay` alone.
     relay: Literal["process", "service"] = "process"
     #: Take sources from file:// addresses as well as https://.
@@ -50,7 +52,7 @@ class CentreSettings(BaseSettings):
     #: Seconds that a cancel may take before a run that is past its deadline counts as lost.
     patience: float = 30.0
     #: Seconds after the execution's deadline by which outputs must have left their site.
-    release: float = 7 * 24 * 3600.0
+    release: Annotated[float, Field(ge=0)] = 7 * 24 * 3600.0
 
     @classmethod
     def settings_customise_sources(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import or_, select, update
 
 from fdn_worker.protocol import now
+from storage.audit import AuditRecords
 from storage.database import Database
 from storage.schema import nodes, tools
 
@@ -25,8 +27,8 @@ class ToolRow:
 class CatalogueRecords:
     """Safe from several threads and processes. Every write may be repeated."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, database: Database, audit: AuditRecords) -> None:
+        self._db, self._audit = database, audit
 
     def put_tool(self, name: str, document: str) -> bool:
         """Write a tool, or take one back that was withdrawn. Whether that changed anything."""
@@ -36,13 +38,19 @@ class CatalogueRecords:
             changed = insert.on_conflict_do_update(
                 index_elements=[tools.c.name], set_=values, where=or_(tools.c.document != document, tools.c.withdrawn.is_not(None))
             )
-            return db.execute(changed.returning(tools.c.name)).first() is not None
+            if db.execute(changed.returning(tools.c.name)).first() is None:
+                return False
+            self._audit.append(db, "tool", tool=name, sha256=hashlib.sha256(document.encode()).hexdigest())
+            return True
 
     def withdraw_tool(self, name: str) -> bool:
         """Nobody may run it from now on; its document stays, for what ran. Whether it was there to be withdrawn."""
         with self._db.write() as db:
             of = (tools.c.name == name, tools.c.withdrawn.is_(None))
-            return db.execute(update(tools).where(*of).values(withdrawn=now())).rowcount > 0
+            if not db.execute(update(tools).where(*of).values(withdrawn=now())).rowcount:
+                return False
+            self._audit.append(db, "tool-withdrawn", tool=name)
+            return True
 
     def tool(self, name: str) -> ToolRow | None:
         """The tool, a withdrawn one too, or None."""
@@ -61,4 +69,7 @@ class CatalogueRecords:
         """Write the catalogue's entry of an enrolled node; None takes it away. Whether that changed anything."""
         with self._db.write() as db:
             of = (nodes.c.name == name, nodes.c.document.is_distinct_from(document))
-            return db.execute(update(nodes).where(*of).values(document=document)).rowcount > 0
+            if not db.execute(update(nodes).where(*of).values(document=document)).rowcount:
+                return False
+            self._audit.append(db, "node-entry", node=name, sha256=hashlib.sha256((document or "").encode()).hexdigest())
+            return True

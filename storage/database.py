@@ -13,8 +13,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from fdn_worker.errors import SettingsError, SystemFault
-from storage import accounts
-from storage.schema import SCHEMA_VERSION, UPGRADES, metadata, schema_version
+from fdn_worker.protocol.chain import BEGIN
+from storage import accounts, key_rows
+from storage.schema import SCHEMA_VERSION, UPGRADES, audit_head, metadata, schema_version
 
 #: Seconds that a writer waits for another one.
 LOCK_TIMEOUT = 30
@@ -79,6 +80,8 @@ class Database:
                 connection.execute(text(statement))
             metadata.create_all(connection)
             version = connection.scalar(select(schema_version.c.version))
+            if version is None or version < 3:
+                connection.execute(audit_head.insert().values(number=BEGIN.number, hash=BEGIN.hash))
             if version is None:
                 connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))
             elif version < SCHEMA_VERSION:
@@ -87,6 +90,8 @@ class Database:
                         connection.execute(text(statement.format(moment=dialect.moment)))
                 if version < 2:
                     accounts.fill(connection)
+                if version < 3:
+                    key_rows.fill(connection)
                 connection.execute(schema_version.update().values(version=SCHEMA_VERSION))
             elif version > SCHEMA_VERSION:
                 raise SettingsError(

@@ -6,6 +6,7 @@ its run: a newer one fences the older off, whose later events are kept but chang
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -16,10 +17,13 @@ from uuid import UUID
 from sqlalchemy import Column, ColumnElement, Connection, Row, bindparam, or_, select, true, update
 
 from fdn_worker.errors import Fault, FdnError
-from fdn_worker.protocol import Heartbeat, Reason, State, TaskEvent, now
+from fdn_worker.protocol import Heartbeat, Reason, Signer, State, TaskEvent, now
+from storage.audit import AuditRecords
 from storage.catalogue import CatalogueRecords
 from storage.database import Database
 from storage.folding import fold, is_of, set_state, standing
+from storage.key_rows import admit, withdraw
+from storage.node_keys import NodeKeys
 from storage.rows import OPEN, AttemptRow, ExecutionRow, LogLine, NodeRow, RunRow
 from storage.schema import LARGEST_NUMBER, attempts, events, executions, nodes
 from storage.schema import runs as run_table
@@ -59,13 +63,14 @@ class NewAttempt(NamedTuple):
 class Records:
     """Safe from several threads, and beside other processes on the same database. Ids are UUIDs as strings."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, signer: Signer | None = None) -> None:
         self._db = database
+        self.audit = AuditRecords(database, signer or Signer())
 
     @classmethod
-    def open(cls, url: str) -> Records:
-        """The records at `sqlite:////PATH` or `postgresql+psycopg://...`; the schema is made if it is missing."""
-        return cls(Database.open(url))
+    def open(cls, url: str, signer: Signer | None = None) -> Records:
+        """The records at `sqlite:////PATH` or `postgresql+psycopg://...`; the schema is made if it is missing. `signer` signs the audit log."""
+        return cls(Database.open(url), signer)
 
     def close(self) -> None:
         """Let go of connections."""
@@ -74,7 +79,12 @@ class Records:
     @property
     def catalogue(self) -> CatalogueRecords:
         """Tools, and what the catalogue says of nodes."""
-        return CatalogueRecords(self._db)
+        return CatalogueRecords(self._db, self.audit)
+
+    @property
+    def keys(self) -> NodeKeys:
+        """The keys by which nodes sign."""
+        return NodeKeys(self._db, self.audit)
 
     @property
     def database(self) -> Database:
@@ -113,6 +123,12 @@ class Records:
                     ],
                 )
             row = _as(ExecutionRow, db.execute(select(executions).where(executions.c.id == execution)).one())
+            if created:
+                self.audit.append(
+                    db, "submitted", execution=execution, user=user, project=project, tool=tool, key=key, flow_run=flow_run,
+                    tasks=sorted({task for _, task, _ in runs}), nodes=sorted({node for _, _, node in runs}),
+                    sha256=hashlib.sha256(request_json.encode()).hexdigest(),
+                )  # fmt: skip
         if json.loads(row.request) != json.loads(request_json):
             raise RecordsRefused(
                 f"key {key!r} of user {user!r} was used before, for another request (execution {execution})",
@@ -200,6 +216,8 @@ class Records:
                 db.execute(update(run_table).where(run_table.c.id == run).values(attempt=attempt, state=State.QUEUED))
                 db.execute(update(executions).where(executions.c.id == found.execution).values(closed=None, state=OPEN))
             row = db.execute(_ATTEMPT, {"of_run": run, "of_attempt": attempt}).first()
+            if attempt > max(found.attempt, 1):
+                self.audit.append(db, "again", execution=found.execution, runs={run: attempt})
         if row is None:
             raise RecordsRefused(f"run {run} is at attempt {found.attempt}, too late for {attempt}", code="stale-attempt")
         return _as(AttemptRow, row)
@@ -207,6 +225,7 @@ class Records:
     def add_attempts(self, new: Sequence[NewAttempt]) -> None:
         """Write many at once, each as `add_attempt` would; those that stand already are left as they are."""
         wanted = {one.run: one for one in new}
+        again: dict[str, int] = {}
         with self._db.write() as db:
             for chunk in _chunks(list(wanted)):
                 found = db.execute(
@@ -224,8 +243,11 @@ class Records:
                     update(run_table).where(run_table.c.id == bindparam("of")).values(attempt=bindparam("to"), state=State.QUEUED),
                     [{"of": one.run, "to": one.attempt} for one in fresh],
                 )
+                again |= {one.run: one.attempt for one in fresh if one.attempt > 1}
                 of = {row.execution for row in found}
                 db.execute(update(executions).where(executions.c.id.in_(of)).values(closed=None, state=OPEN, outcome=None))
+            if again:
+                self.audit.append(db, "again", runs=again)
 
     def current_attempts(self, execution: str, task: str | None = None) -> list[tuple[RunRow, AttemptRow]]:
         """The runs of an execution, or of one task of it, each with the attempt that counts now; runs without one are left out."""
@@ -280,7 +302,7 @@ class Records:
 
     def mark_purged(self, run: str, attempt: int, reason: Reason) -> AttemptRow:
         """Its order was taken out of the node's queue, so it never runs; an attempt that has ended stays as it is."""
-        return self._end(run, attempt, State.CANCELLED, reason, sent=True)
+        return self._end(run, attempt, State.CANCELLED, reason, sent=True, entry="purged")
 
     # Events
 
@@ -335,17 +357,25 @@ class Records:
     # Nodes
 
     def enrol_node(self, name: str, *, public_key: str, display_name: str = "") -> NodeRow:
-        """Write a node; what is given replaces what stood there, and a retired one is taken back."""
+        """Write a node; what is given replaces what stood there, and a retired one is taken back.
+
+        A key that it did not have is its only one from then on; to change keys without a gap is `keys.add`'s.
+        """
         given = {"public_key": public_key, "display_name": display_name or name, "retired": None}
         with self._db.write() as db:
             insert = self._db.insert(nodes).values(name=name, enrolled=now(), **given)
             db.execute(insert.on_conflict_do_update(index_elements=[nodes.c.name], set_=given))
-            return _as(NodeRow, db.execute(select(nodes).where(nodes.c.name == name)).one())
+            row = _as(NodeRow, db.execute(select(nodes).where(nodes.c.name == name)).one())
+            if not public_key or admit(db, name, public_key):
+                withdraw(db, name, "replaced when the node was enrolled again", but=public_key)
+            self.audit.append(db, "enrolled", node=name, public_key=public_key, display_name=display_name)
+            return row
 
     def retire_node(self, name: str) -> None:
         """It gets no more orders. One that is unknown is refused (`unknown-node`)."""
         with self._db.write() as db:
             if db.execute(update(nodes).where(nodes.c.name == name, nodes.c.retired.is_(None)).values(retired=now())).rowcount:
+                self.audit.append(db, "retired", node=name)
                 return
             if db.execute(select(nodes.c.name).where(nodes.c.name == name)).first() is None:
                 raise RecordsRefused(f"node {name!r} is not enrolled", code="unknown-node", remedy="see `fem nodes`")
@@ -354,6 +384,7 @@ class Records:
         """Since when the node takes no orders by the centre's wish; None once it does again."""
         with self._db.write() as db:
             db.execute(update(nodes).where(nodes.c.name == name).values(paused=since))
+            self.audit.append(db, "paused" if since else "resumed", node=name)
 
     def node(self, name: str) -> NodeRow | None:
         """The node, or None."""
@@ -397,14 +428,17 @@ class Records:
             of = (attempts.c.run == bindparam("of"), attempts.c.attempt == bindparam("number"), column.is_(None))
             db.execute(update(attempts).where(*of).values({column: at}), [{"of": run, "number": attempt} for run, attempt in which])
 
-    def _end(self, run: str, attempt: int, state: State, reason: Reason | None, *, sent: bool) -> AttemptRow:
+    def _end(self, run: str, attempt: int, state: State, reason: Reason | None, *, sent: bool, entry: str = "") -> AttemptRow:
         with self._db.write() as db:
             row = standing(db, [run]).get((run, attempt))
             if row is None:
                 raise RecordsRefused(f"run {run} has no attempt {attempt}", code="unknown-attempt")
             if not row.state.terminal and (sent or row.dispatched is None):
                 set_state(db, row, state, now(), reason, None, row.last_number)
-            return _as(AttemptRow, db.execute(_ATTEMPT, {"of_run": run, "of_attempt": attempt}).one())
+            ended = _as(AttemptRow, db.execute(_ATTEMPT, {"of_run": run, "of_attempt": attempt}).one())
+            if entry:
+                self.audit.append(db, entry, run=run, attempt=attempt)
+        return ended
 
     def _insert(self, db: Connection, said: Mapping[tuple[str, int, int], TaskEvent], received: datetime) -> set[tuple[str, int, int]]:
         """Store events; the places of those that were not there."""

@@ -67,6 +67,8 @@ def delete_objects(records: Records, store: ObjectStore, execution: str, before:
     is_old = (executions.c.id == execution, executions.c.closed < before)
     with records.database.write() as db:
         marked = db.execute(update(executions).where(*is_old).values(cleaned=now(), swept=None).returning(executions.c.id)).first()
+        if marked is not None:
+            records.audit.append(db, "cleaned", execution=execution)
     if marked is None:
         return False
     keys = [info.key for info in store.list(execution_prefix(UUID(execution)))]
@@ -91,4 +93,5 @@ def delete_records(records: Records, execution: str, before: datetime) -> bool:
             db.execute(delete(table).where(table.c.run.in_(its_runs)))
         db.execute(delete(runs).where(runs.c.execution == execution))
         db.execute(delete(executions).where(executions.c.id == execution))
+        records.audit.append(db, "records-deleted", execution=execution)
     return True

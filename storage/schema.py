@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from fdn_worker.protocol import State
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: Largest number of an attempt or event that a column takes.
 LARGEST_NUMBER = 2**31 - 1
 
@@ -148,6 +148,33 @@ nodes = Table(
     Column("paused", Moment),
 )
 
+node_keys = Table(
+    "node_keys",
+    metadata,
+    Column("node", String(63), ForeignKey("nodes.name"), primary_key=True),
+    Column("key_id", String(128), primary_key=True),
+    Column("public_key", Text, nullable=False),
+    Column("added", Moment, nullable=False),
+    Column("revoked", Moment),
+    Column("why", Text),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(40), nullable=False, index=True),
+    Column("line", Text, nullable=False),
+)
+
+#: One row: where the log ends, and the lock of those who write it.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("hash", String(64), nullable=False),
+)
+
 tools = Table(
     "tools",
     metadata,
@@ -201,4 +228,5 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "ALTER TABLE nodes ADD COLUMN document TEXT",
         "ALTER TABLE nodes ADD COLUMN paused {moment}",
     ),
+    2: (),
 }

@@ -2,12 +2,15 @@
 
 The payload travels as a JSON string, so its bytes survive any re-encoding of the envelope around it.
 Ed25519 alone is admitted; `none` is read only by a keyring that was made for the embedded profile.
+
+A centre's keys are named by its settings (`centre`, `centre-2`). A node's key is named by the node and the beginning of the
+key's own hash (`site-a.1f2e3d4c5b6a7988`), so that no two have one name; the node's id alone names the key of its enrolment.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -41,20 +44,29 @@ class Signer:
         except (OSError, ValueError) as error:
             raise SettingsError(f"signing key {path}: {error}", remedy="make one with `fem keys` or `fdn-worker init`") from error
 
+    @classmethod
+    def of_node(cls, node: str, path: Path) -> Signer:
+        """A node's private key, under its own name."""
+        signer = cls.load(node, path)
+        return cls(key_id_of(node, signer.public_key()), signer.key)
+
     def public_key(self) -> str:
         """The public key in base64, as a keyring takes it."""
         if self.key is None:
             raise SettingsError("an unsigned profile has no public key")
         return base64.b64encode(self.key.public_key().public_bytes_raw()).decode()
 
+    def sign(self, data: bytes) -> str:
+        """The signature over exact bytes, in base64; "" without a key."""
+        return base64.b64encode(self.key.sign(data)).decode() if self.key else ""
+
     def seal(self, payload: bytes) -> bytes:
         """The envelope around `payload`, as JSON bytes."""
-        signature = self.key.sign(payload) if self.key else b""
         envelope = {
             "version": ENVELOPE_VERSION,
             "key_id": self.key_id,
             "algorithm": ALGORITHM if self.key else UNSIGNED,
-            "signature": base64.b64encode(signature).decode(),
+            "signature": self.sign(payload),
             "payload": payload.decode(),
         }
         return json.dumps(envelope).encode()
@@ -70,19 +82,23 @@ class Opened:
 
 @dataclass(frozen=True)
 class Keyring:
-    """The public keys (key id -> base64) whose word is taken. `unsigned_ok` marks the embedded profile."""
+    """The public keys (key id -> base64) whose word is taken. `unsigned_ok` marks the embedded profile.
+
+    `revoked` (key id -> why) are refused even where they stand among the keys.
+    """
 
     keys: Mapping[str, str] = field(default_factory=dict)
     unsigned_ok: bool = False
+    revoked: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, body: bytes) -> Opened:
         """Check and open an envelope; MessageError says why not."""
         try:
             envelope = json.loads(body)
             version, key_id = envelope["version"], envelope["key_id"]
-            algorithm, signature = envelope["algorithm"], base64.b64decode(envelope["signature"], validate=True)
+            algorithm, signature = envelope["algorithm"], envelope["signature"]
             payload = envelope["payload"].encode()
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise MessageError(f"not an envelope: {error!r}") from error
         if version != ENVELOPE_VERSION:
             raise MessageError(f"envelope version {version!r} is unknown", remedy=f"this side reads version {ENVELOPE_VERSION}")
@@ -93,13 +109,36 @@ class Keyring:
         if algorithm != ALGORITHM:
             raise MessageError(f"signature algorithm {algorithm!r} is not admitted", code="signature")
         known = self.keys.get(key_id) if isinstance(key_id, str) else None
+        if isinstance(key_id, str) and key_id in self.revoked:
+            raise MessageError(f"signed with the key {key_id!r}, which was revoked: {self.revoked[key_id]}", code="key-revoked")
         if known is None:
             raise MessageError(f"signed with the unknown key {key_id!r}", code="signature", remedy="add it to the trusted keys")
-        try:
-            Ed25519PublicKey.from_public_bytes(base64.b64decode(known)).verify(signature, payload)
-        except (InvalidSignature, ValueError) as error:
-            raise MessageError(f"the signature by {key_id!r} does not fit the message", code="signature") from error
+        if not verify(known, signature, payload):
+            raise MessageError(f"the signature by {key_id!r} does not fit the message", code="signature")
         return Opened(payload, key_id)
+
+
+def verify(public_key: str, signature: str, data: bytes) -> bool:
+    """Whether the signature, in base64, is that key's over exactly these bytes."""
+    try:
+        raw = base64.b64decode(signature, validate=True)
+        # A decoder passes over the last character's spare bits; then there would be several spellings of one signature.
+        if base64.b64encode(raw).decode() != signature:
+            return False
+        Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key)).verify(raw, data)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def key_id_of(node: str, public_key: str) -> str:
+    """The name of a node's key."""
+    return f"{node}.{hashlib.sha256(public_key.encode()).hexdigest()[:16]}"
+
+
+def node_of_key(key_id: str) -> str:
+    """Whose a node's key is, by its name: ids hold no dot."""
+    return key_id.partition(".")[0]
 
 
 def payload_of(envelope: bytes) -> bytes:

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import Field
 
 from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part, Way
+from fdn_worker.protocol.chain import Head
 from fdn_worker.protocol.states import State
 
 
@@ -53,6 +54,9 @@ class Heartbeat(Message):
     address: str = ""
     #: How files travel: a node that goes by the broker reaches neither the store nor a Git server.
     transfer: Way = "store"
+    #: Where the node's audit log ends; None where it keeps none. And whose orders it obeys, by the names of their keys.
+    audit: Head | None = None
+    trusts: tuple[str, ...] = ()
 
     @property
     def message_id(self) -> str:
