@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fdn_worker import cli_audit
+
 if TYPE_CHECKING:
     from fdn_worker.settings import WorkerSettings
 
@@ -125,6 +127,7 @@ def status(settings: SettingsPath = DEFAULT, json: Annotated[bool, typer.Option(
         "draining": journal.flag("drain") is not None,
         "paused": journal.flag("paused") is not None,
         "unfinished": len(entries),
+        "awaiting_release": sum(entry.phase == "held" for entry in entries),
         "started": sum(entry.phase == "started" for entry in entries),
         "slots": loaded.slots,
         "events_to_send": len(journal.pending(10_000)),
@@ -185,8 +188,56 @@ def drain(
     loaded = load(settings)
     _journal_there(loaded)
     journal = Journal(loaded.state_dir / "journal.db", Signer())
+    journal.audit("drain" if not undo else "drain-ended", by=login(), leave=leave)
     journal.set_flag("drain", None if undo else "exit" if leave else "stay")
     typer.echo("orders are taken again" if undo else f"draining; {len(journal.unfinished())} attempts to finish")
+
+
+@app.command()
+def release(
+    run: Annotated[str, typer.Argument(help="The beginning of a run's id; none: list what waits.", show_default=False)] = "",
+    settings: SettingsPath = DEFAULT,
+    file: Annotated[list[str] | None, typer.Option("--file", "-f", help="Let this go alone; a pattern, may be given again.")] = None,
+    deny: Annotated[bool, typer.Option("--deny", help="Nothing leaves.")] = False,
+    why: Annotated[str, typer.Option(help="The reason, which the researcher is told.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Let all that waits go, without asking.")] = False,
+    by: Annotated[str, typer.Option(help="Who decides, if it is not your login.")] = "",
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What waits for a person's word, and the word: show a run's files, then let them go or deny them."""
+    from fdn_worker.cli_release import choose, facts, list_waiting, show
+    from fdn_worker.journal import Journal
+    from fdn_worker.protocol import Signer
+    from fdn_worker.release import desk
+    from fdn_worker.settings import load
+
+    loaded = load(settings)
+    _journal_there(loaded)
+    journal = Journal(loaded.state_dir / "journal.db", Signer())
+    waiting = desk.waiting(journal, loaded)
+    if not run:
+        if json:
+            _json([facts(one) for one in waiting])
+        else:
+            list_waiting(waiting)
+        return
+    if deny + yes + bool(file) > 1:
+        raise typer.BadParameter("--deny, --yes and --file are three different words")
+    one = desk.find(waiting, run)
+    if json:
+        _json(facts(one))
+    else:
+        show(one)
+    chosen = [] if deny else one.undecided if yes else desk.matching(one, file) if file else [] if json else choose(one)
+    if not chosen and not deny:
+        return
+    desk.decide(journal, one, chosen, by or desk.login(), why)
+    if not json:
+        said = f"{len(chosen)} of {len(one.undecided)} files may leave" if chosen else "nothing leaves"
+        typer.echo(said if _alive(loaded.state_dir / "worker.lock") else f"{said}, once the worker is started")
+
+
+cli_audit.add_to(app)
 
 
 def _journal_there(settings: WorkerSettings) -> None:
@@ -223,7 +274,7 @@ def main() -> None:
         app()
     except FdnError as error:
         typer.echo(f"fdn-worker: {error}", err=True)
-        sys.exit(USAGE if isinstance(error, SettingsError) or error.code == "bad-name" else INFRASTRUCTURE)
+        sys.exit(USAGE if isinstance(error, SettingsError) or error.code in ("bad-name", "not-waiting") else INFRASTRUCTURE)
 
 
 if __name__ == "__main__":

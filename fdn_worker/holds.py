@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from fdn_worker.errors import SystemFault
-from fdn_worker.journal import Journal
+from fdn_worker.journal import Journal, Phase
 from fdn_worker.protocol import TaskOrder
 from fdn_worker.sandbox import RunFolder, remove_tree
 from fdn_worker.settings import WorkerSettings
@@ -57,7 +57,7 @@ class Holds:
             others = db.execute(query).fetchall()
             if sandbox is not None and any(row["sandbox"] == sandbox for row in others):
                 raise SystemFault(f"sandbox {order.sandbox!r} is in use by another run", code="sandbox-busy", remedy="wait for its end")
-            taken = {port for row in others if row["phase"] != "exited" for port in _ports(row["ports"]).values()}
+            taken = {port for row in others if row["phase"] not in (Phase.EXITED, Phase.HELD) for port in _ports(row["ports"]).values()}
             ports = self._choose(order, taken)
             db.execute("INSERT INTO holds (name, ports, sandbox) VALUES (?, ?, ?)", (order.name, json.dumps(ports), sandbox))
         return Hold(ports, False)

@@ -216,7 +216,7 @@ def _first_attempts(centre: Centre, job: Job, role: Role, servers: tuple[Server,
             centre.store.put(files[name].where, source, files[name].size)
     orders = [asked[node].order(job.execution, run_id(job.execution, role.task, node), 1, tuple(files.values()), issued) for node in nodes]
     centre.records.add_attempts(
-        [NewAttempt(str(order.run), 1, pack(order, centre.signer), order.issued, order.deadline) for order in centre.with_sources(orders)]
+        [NewAttempt(str(order.run), 1, pack(order, centre.signer), order.issued, order.deadline) for order in centre.made_ready(orders)]
     )
 
 

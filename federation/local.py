@@ -164,6 +164,10 @@ def toml(settings: Mapping[str, Any]) -> str:
             table(f"{prefix}{written(name)}.", value)
 
     def written(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "{" + ", ".join(f"{written(name)} = {written(inner)}" for name, inner in value.items()) + "}"
+        if isinstance(value, list | tuple):
+            return "[" + ", ".join(map(written, value)) + "]"
         # TOML knows no surrogates, by which JSON escapes what lies beyond 16 bits, and wants DEL escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

@@ -56,7 +56,7 @@ def due(centre: Centre, row: ExecutionRow, at: datetime) -> str:
 
 def ends_by(attempt: AttemptRow, release: float) -> datetime:
     """The deadline that counts in the attempt's present state; `release` in seconds."""
-    return attempt.deadline + timedelta(seconds=release if State(attempt.state) in COMPUTED else LENIENCE)
+    return attempt.deadline + timedelta(seconds=LENIENCE + (release if State(attempt.state) in COMPUTED else 0.0))
 
 
 def _of_task(job: Job, role: Role, attempts: Sequence[AttemptRow]) -> str:

@@ -36,7 +36,7 @@ from fdn_worker.protocol.base import WIRE_VERSION, Message, now
 from fdn_worker.protocol.chunk import Chunk, Fetch, Taken
 from fdn_worker.protocol.control import ControlRequest
 from fdn_worker.protocol.envelope import Keyring, Signer
-from fdn_worker.protocol.event import Endpoint, Reason, Report, TaskEvent, Usage
+from fdn_worker.protocol.event import Endpoint, Reason, Release, Report, TaskEvent, Usage
 from fdn_worker.protocol.heartbeat import Heartbeat, Present
 from fdn_worker.protocol.inquiry import Answer, Health, ImageHere, Inquiry, OrderPlan
 from fdn_worker.protocol.manifest import Manifest, ManifestFile
@@ -105,6 +105,6 @@ def decode(payload: bytes) -> Message:
 __all__ = [
     "TERMINAL", "WIRE_VERSION", "Abort", "Answer", "Chunk", "Complete", "Completed", "ControlRequest", "Endpoint", "Fetch", "Grant", "Health",
     "Heartbeat", "IllegalTransition", "ImageHere", "InputFile", "Inquiry", "Keyring", "Labels", "Manifest", "ManifestFile", "Message",
-    "Mount", "Move", "OrderPlan", "Port", "Present", "Reason", "Refusal", "Report", "Resources", "Server", "Signer", "Source", "State",
+    "Mount", "Move", "OrderPlan", "Port", "Present", "Reason", "Refusal", "Release", "Report", "Resources", "Server", "Signer", "Source", "State",
     "Taken", "TaskEvent", "TaskOrder", "TransferRequest", "Usage", "advance", "decode", "now", "pack", "unpack",
 ]  # fmt: skip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from fdn_worker.errors import Fault
 from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part, Sha256
@@ -29,6 +29,19 @@ class Usage(Part):
     estimated: bool = False
 
 
+class Release(Part):
+    """The site's word on letting an attempt's files leave. It names none that stays."""
+
+    verdict: Literal["released", "partly", "denied"]
+    #: The site's rules that let files go, and the person who decided about the others.
+    rules: tuple[str, ...] = ()
+    person: str = ""
+    at: Moment
+    why: Annotated[str, StringConstraints(max_length=1000)] = ""
+    #: How many files stay at the site.
+    withheld: ByteCount = 0
+
+
 class Report(Part):
     """The account of an attempt, with its last event."""
 
@@ -42,6 +55,8 @@ class Report(Part):
     lines_dropped: ByteCount = 0
     #: Of the manifest object; None when nothing was staged out.
     manifest_sha256: Sha256 | None = None
+    #: None when the attempt left nothing to decide about (since 1.1).
+    release: Release | None = None
 
 
 class Endpoint(Part):

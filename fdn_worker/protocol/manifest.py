@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import Field
 
 from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part, RelativePath, Sha256
-from fdn_worker.protocol.event import Usage
+from fdn_worker.protocol.event import Release, Usage
 
 #: Its path below the attempt's prefix, and the prefixes of the files it lists.
 MANIFEST_PATH = "manifest.json"
@@ -42,6 +42,8 @@ class Manifest(Message):
     source_commit: str | None = None
     usage: Usage = Usage()
     files: tuple[ManifestFile, ...] = ()
+    #: How it came that these left (since 1.1).
+    release: Release | None = None
 
     @property
     def message_id(self) -> str:

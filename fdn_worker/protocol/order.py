@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
@@ -187,6 +188,8 @@ class TaskOrder(Message):
     #: Name of a sandbox that outlives the attempt and is found again; None makes a fresh one.
     sandbox: Annotated[str, StringConstraints(pattern=SANDBOX_PATTERN)] | None = None
     moves: tuple[Move, ...] = ()
+    #: Seconds after the deadline within which the site's person may let the outputs go; None is no end.
+    release_within: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _derived(self) -> TaskOrder:
@@ -195,7 +198,16 @@ class TaskOrder(Message):
         for numbers in ([port.container for port in self.ports], [port.host for port in self.ports if port.host]):
             if len(set(numbers)) < len(numbers):
                 raise ValueError("a port is named twice")
+        try:
+            _ = self.release_by
+        except OverflowError as error:
+            raise ValueError("release_within leads beyond the calendar") from error
         return self
+
+    @property
+    def release_by(self) -> Moment | None:
+        """When the outputs must have left; None is at any time."""
+        return None if self.release_within is None else self.deadline + timedelta(seconds=self.release_within)
 
     @property
     def name(self) -> str:

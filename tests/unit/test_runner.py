@@ -32,6 +32,7 @@ from fdn_worker.journal import Journal, Phase
 from fdn_worker.launchers import Exit, LaunchSpec, LogLine
 from fdn_worker.protocol import Manifest, Port, Reason, Report, Signer, State, TaskEvent, TaskOrder, Usage, now, pack, unpack
 from fdn_worker.protocol.envelope import payload_of
+from fdn_worker.release.airlock import Airlock
 from fdn_worker.runner import Attempt
 from fdn_worker.shelves import shelve
 from fdn_worker.source import SourceCache
@@ -114,6 +115,7 @@ class Site:
         self.journal = Journal(folder / "journal.db", self.signer)
         self.sources = SourceCache(folder / "git", allow_file=True, timeout=30.0)
         self.holds = Holds(self.settings, self.journal)
+        self.airlock = Airlock(self.settings)
         self.transfers: Any = Transfers()
         self.fake = Launcher()
         self.slots = 0
@@ -392,7 +394,7 @@ def test_a_report_survives_the_journal(site: Site) -> None:
     site.fake.exit = replace(EXIT, usage=Usage(cpu_seconds=0.25, peak_memory=9, estimated=True))
     assert site.run()[-1].report == Report(
         launcher="process", image_digest="sha256:1", exit_code=0, usage=site.fake.exit.usage, bytes_out=14,
-        manifest_sha256=site.events()[-1].report.manifest_sha256,  # type: ignore[union-attr]
+        manifest_sha256=site.events()[-1].report.manifest_sha256, release=site.manifest.release,  # type: ignore[union-attr]
     )  # fmt: skip
 
 
