@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,9 @@ class Audit:
                 _taken(self._journal, rows[-1][0], self._last[2])
         except OSError as error:
             self._last = None
-            raise AuditUnavailable(f"audit log {self._folder}: {error.strerror}", remedy="look at its disk's free space and its owner") from error
+            raise AuditUnavailable(
+                f"audit log {self._folder}: {error.strerror}", remedy="look at its disk's free space and its owner"
+            ) from error
 
     def _append(self, rows: Sequence[tuple[int, str, str, str]]) -> None:
         assert self._last is not None
@@ -188,18 +190,6 @@ def _go_on(journal: Journal, number: int) -> None:
 def files(folder: Path) -> list[Path]:
     """The log's files, in order."""
     return sorted(folder.glob("[0-9]*.jsonl"))
-
-
-def lines(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """All lines, each with its place."""
-    for path in paths:
-        try:
-            # Not by `splitlines`: JSON leaves some ends of lines as they are.
-            with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-                for number, line in enumerate(file, 1):
-                    yield f"{path.name}:{number}", line.removesuffix("\n")
-        except OSError as error:
-            raise AuditUnavailable(f"audit log {path}: {error.strerror}", remedy="run it as the worker's user") from error
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -183,6 +183,7 @@ def drain(
     """Take no more orders, and finish what is here. Orders wait at the broker meanwhile."""
     from fdn_worker.journal import Journal
     from fdn_worker.protocol import Signer
+    from fdn_worker.protocol.chain import login
     from fdn_worker.settings import load
 
     loaded = load(settings)

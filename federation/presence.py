@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from fdn_worker.protocol import Heartbeat, now
+from fdn_worker.protocol.chain import Head
 from storage.records import Records
 
 #: Missed heartbeats after which a node is suspect, and after which it is gone.
 SUSPECT, GONE = 3, 30
+#: By how much a node's clock may be ahead without a word.
+CLOCK = timedelta(minutes=5)
 
 
 class NodePresence(BaseModel):
@@ -37,6 +41,9 @@ class NodePresence(BaseModel):
     images: tuple[str, ...] = ()
     #: Where others reach servers there; "" where nobody can.
     address: str = ""
+    #: Keys of the centre whose orders it obeys, by name, and where its audit log ends.
+    trusts: tuple[str, ...] = ()
+    audit: Head | None = None
     #: Attempts that are there now.
     present: int = 0
 
@@ -55,11 +62,17 @@ def presence(records: Records) -> list[NodePresence]:
             NodePresence(
                 name=row.name, display_name=row.display_name, presence=judged(row.last_seen, beat.interval, now()), last_seen=row.last_seen,
                 version=beat.worker_version, slots=beat.slots, slots_free=beat.slots_free, launchers=beat.launchers, datasets=beat.datasets,
-                accepting=beat.accepting, problems=beat.problems, cpus=beat.cpus, memory=beat.memory, gpus=beat.gpus,
-                disk_free=beat.disk_free, images=beat.images, address=beat.address, present=len(beat.present),
+                accepting=beat.accepting, problems=(*beat.problems, *_clock(beat, row.last_seen)), cpus=beat.cpus, memory=beat.memory, gpus=beat.gpus,
+                disk_free=beat.disk_free, images=beat.images, address=beat.address, trusts=beat.trusts, audit=beat.audit, present=len(beat.present),
             )
         )  # fmt: skip
     return found
+
+
+def _clock(beat: Heartbeat, heard: datetime) -> Iterator[str]:
+    """A clock that is ahead. One that is behind shows at the node, to which the centre's orders come from the future."""
+    if beat.at - heard > CLOCK:
+        yield f"its clock is {(beat.at - heard).total_seconds() / 60:,.0f} min ahead of the centre's"
 
 
 def judged(last_seen: datetime, interval: float, moment: datetime) -> Literal["connected", "suspect", "gone"]:

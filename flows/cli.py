@@ -15,8 +15,10 @@ import typer.core
 
 from flows import (
     cli_apply,
+    cli_audit,
     cli_ca,
     cli_health,
+    cli_keys,
     cli_nodes,
     cli_queue,
     cli_records,
@@ -168,6 +170,8 @@ cli_watching.add_to(app)
 cli_records.add_to(app)
 cli_reports.add_to(app)
 cli_nodes.add_to(app)
+cli_keys.add_to(app)
+cli_audit.add_to(app)
 cli_health.add_to(app)
 cli_ca.add_to(app)
 cli_queue.add_to(app)

@@ -1,9 +1,8 @@
-"""`fem nodes`, `keys`, `relay`, `reconcile`, `blocks`: the operator's commands."""
+"""`fem nodes`, `relay`, `reconcile`, `blocks`: the operator's commands."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +14,7 @@ nodes = typer.Typer(help="The nodes, and when each was last heard.", add_complet
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(nodes, name="nodes")
-    for command in (keys, relay, reconcile, blocks):
+    for command in (relay, reconcile, blocks):
         app.command()(command)
 
 
@@ -108,6 +107,7 @@ def show(name: Annotated[str, typer.Argument(help="Its id or display name.")], j
             "slots free": f"{node.slots_free} of {node.slots}", "runs there": str(node.present), "processors": f"{node.cpus:g}",
             "memory": human(node.memory), "GPUs": str(node.gpus), "disk free": human(node.disk_free), "address": node.address,
             "launchers": ", ".join(node.launchers), "datasets": ", ".join(node.datasets), "images": ", ".join(node.images),
+            "trusts keys": ", ".join(node.trusts), "audit log": str(node.audit or ""),
         }  # fmt: skip
     if entry:
         facts |= {
@@ -165,18 +165,6 @@ def retire(name: Annotated[str, typer.Argument(help="Its id.")]) -> None:
     centre = connection.centre()
     enrolment.retire(centre.broker, centre.records, name, management=Management.of(centre.settings))
     typer.echo(f"retired {name}")
-
-
-def keys(path: Annotated[Path | None, typer.Argument(help="The private key's file; without it, in the home folder.")] = None) -> None:
-    """Make the centre's signing key. Prints the public one, for the nodes' settings; replaces none."""
-    from fdn_worker.protocol import Signer
-    from fdn_worker.protocol.envelope import make_key
-    from federation.settings import default_home
-
-    private = (path or default_home() / "centre.key").absolute()
-    make_key(private)
-    typer.echo(f"wrote {private}; set key = {str(private)!r} in fem.toml (FEM_KEY)\nfor each node's [keys.trusted]:\n"
-               f'centre = "{Signer.load("centre", private).public_key()}"')  # fmt: skip
 
 
 def relay() -> None:

@@ -6,15 +6,13 @@ last statement of its transaction: whoever waits for that lock holds no other th
 
 from __future__ import annotations
 
-import getpass
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Connection, select, update
 
 from fdn_worker.protocol import Signer, now
-from fdn_worker.protocol.chain import Head, write
+from fdn_worker.protocol.chain import Head, login, write
 from storage.database import Database
 from storage.schema import audit, audit_head
 
@@ -33,7 +31,7 @@ class AuditRecords:
         said = {name: value for name, value in what.items() if value not in (None, "", (), [], {})}
         last = db.execute(select(audit_head.c.number, audit_head.c.hash).with_for_update()).one()
         line, head = write(
-            Head(number=last.number, hash=last.hash), last.number + 1, now().isoformat(), kind, said | {"by": _login()}, self._signer
+            Head(number=last.number, hash=last.hash), last.number + 1, now().isoformat(), kind, said | {"by": login()}, self._signer
         )
         db.execute(audit.insert().values(number=head.number, kind=kind, line=line))
         db.execute(update(audit_head).values(number=head.number, hash=head.hash))
@@ -66,11 +64,3 @@ class AuditRecords:
         with self._db.read() as db:
             found = db.scalars(select(audit.c.line).where(audit.c.kind == kind).order_by(audit.c.number.desc())).all()
         return iter(found)
-
-
-def _login() -> str:
-    """Who runs this process."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"  # as in a container without a user of that number

@@ -22,7 +22,7 @@ def admit(db: Connection, node: str, public_key: str) -> bool:
     of = (node_keys.c.node == node, node_keys.c.public_key == public_key)
     row = db.execute(select(node_keys.c.key_id, node_keys.c.revoked).where(*of)).first()
     if row is not None and row.revoked is not None:
-        raise KeyRefused(f"key {row.key_id} of node {node!r} was revoked", remedy="have the site make another one: `fdn-worker keys new`")
+        raise KeyRefused(f"key {row.key_id} of node {node!r} was revoked", remedy="have the site make another one: `fdn-worker keys --new`")
     if row is None:
         db.execute(node_keys.insert().values(node=node, key_id=key_id_of(node, public_key), public_key=public_key, added=now()))
     return row is None

@@ -65,7 +65,8 @@ class NodeKeys:
         joined = select(node_keys, nodes.c.public_key.label("first")).join(nodes, nodes.c.name == node_keys.c.node)
         with self._db.read() as db:
             rows = db.execute(joined.where(nodes.c.retired.is_(None) if of is None else nodes.c.name == of)).all()
-        keys, revoked = {}, {}
+        keys: dict[str, str] = {}
+        revoked: dict[str, str] = {}
         for row in rows:
             # Under the node's id alone as well, if it is the key of its enrolment.
             names = [row.key_id, row.node] if row.public_key == row.first else [row.key_id]

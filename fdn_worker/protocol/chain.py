@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pwd
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -61,6 +63,10 @@ class Line(Part):
     hash: Sha256
     key_id: str = ""
     signature: str = ""
+
+    def said(self) -> str:
+        """What it tells, on one line."""
+        return " ".join(f"{name}={value if isinstance(value, str | int) else _json(value)}" for name, value in self.what.items())
 
 
 def write(head: Head, number: int, at: str, kind: str, what: Mapping[str, Any], signer: Signer | None = None) -> tuple[str, Head]:
@@ -140,6 +146,14 @@ def check(
     return checked
 
 
+def login() -> str:
+    """The name of who runs this process, whatever the environment says: for entries about what a person did."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"  # as in a container without a user of that number
+
+
 def _misplaced(line: Line, last: Head, before: Head | None) -> Iterator[str]:
     """`before` is None where the line before is not there, or not as it was."""
     if (before is not None or last != BEGIN) and line.number != last.number + 1:
@@ -148,8 +162,8 @@ def _misplaced(line: Line, last: Head, before: Head | None) -> Iterator[str]:
         yield f"entry {line.number} was written after another entry {last.number} than the one that stands there"
 
 
-def _json(fields: Mapping[str, Any]) -> str:
-    return json.dumps(fields, separators=(",", ":"))
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _closed(body: str, digest: str, key_id: str, signature: str) -> str:

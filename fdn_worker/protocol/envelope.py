@@ -131,6 +131,14 @@ def verify(public_key: str, signature: str, data: bytes) -> bool:
     return True
 
 
+def is_public_key(text: str) -> bool:
+    """Whether it can be one: 32 bytes in base64."""
+    try:
+        return len(base64.b64decode(text, validate=True)) == 32
+    except ValueError:
+        return False
+
+
 def key_id_of(node: str, public_key: str) -> str:
     """The name of a node's key."""
     return f"{node}.{hashlib.sha256(public_key.encode()).hexdigest()[:16]}"

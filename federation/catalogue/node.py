@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from fdn_worker.protocol.base import Id
+from fdn_worker.protocol.envelope import is_public_key
 from federation.catalogue.tool import Entry
-
-#: Bytes of an Ed25519 public key.
-KEY_BYTES = 32
 
 
 def node_id(name: str) -> str:
@@ -50,10 +46,6 @@ class NodeEntry(Entry):
     @field_validator("public_key")
     @classmethod
     def _a_key(cls, value: str) -> str:
-        try:
-            whole = not value or len(base64.b64decode(value, validate=True)) == KEY_BYTES
-        except (binascii.Error, ValueError):
-            whole = False
-        if not whole:
+        if value and not is_public_key(value):
             raise ValueError(f"{value[:60]!r} is no public key; copy the line that `fdn-worker init` printed")
         return value
