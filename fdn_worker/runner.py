@@ -4,8 +4,9 @@
 2. start       the launcher starts it, or adopts what runs       phase started
 3. follow      log lines and open ports out, until it has ended  phase exited
 4. collect     how it ended; its outputs, hashed, and moves made (the slot is free from here)
-5. stage out   log and outputs up, the manifest last             phase uploaded
-6. finish      the last event; launcher and folders cleared      phase done
+5. release     what the site's rules let go; or it is held here until its person has spoken, with no thread   phase held
+6. stage out   log and outputs up, the manifest last             phase uploaded
+7. finish      the last event; launcher and folders cleared      phase done
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
-from fdn_worker import folders
+from fdn_worker import disk, folders
 from fdn_worker.errors import Fault, FdnError, JournalUnavailable, PolicyRefused, SystemFault
 from fdn_worker.holds import Hold, Holds, bind_address
 from fdn_worker.journal import Entry, Journal, Phase, outcome_json, read_outcome
@@ -29,6 +29,8 @@ from fdn_worker.launchers import Bind, Exit, Launcher, LaunchSpec
 from fdn_worker.logs import LogSink
 from fdn_worker.protocol import Endpoint, Manifest, ManifestFile, Mount, Reason, Report, Signer, State, TaskOrder, Usage, now, pack
 from fdn_worker.protocol.manifest import LOG_PATH, MANIFEST_PATH
+from fdn_worker.release.airlock import UNRELEASED, Airlock, Leaving, conclude, waits, withheld
+from fdn_worker.release.register import Releases
 from fdn_worker.sandbox import RunFolder, collect, describe
 from fdn_worker.serving import watching
 from fdn_worker.settings import WorkerSettings
@@ -44,8 +46,16 @@ STOPS = {
     "cancelled": (State.CANCELLED, None),
     "timeout": (State.FAILED, Reason(code="timeout", fault=Fault.USER, message="the task ran longer than its timeout")),
     "deadline": (State.FAILED, Reason(code="deadline", fault=Fault.USER, message="the execution's deadline passed before the task's end")),
+    "disk-exceeded": (State.FAILED, Reason(
+        code="disk-exceeded", fault=Fault.USER,
+        message="the sandbox grew beyond the disk that the task asked for, or beyond the node's caps on files and folders in folders",
+    )),
     "port-not-open": (State.FAILED, Reason(code="port-not-open", fault=Fault.USER, message="the task did not open all of its ports in time")),
 }  # fmt: skip
+
+#: Codes of errors whose messages name files of the task's.
+NAMING = ("output-refused", "move-refused")
+CHANGED = Reason(code="output-changed", fault=Fault.INFRASTRUCTURE, message="an output changed at the site while it waited for its release")
 
 
 class Site(Protocol):
@@ -57,6 +67,7 @@ class Site(Protocol):
     transfers: Transfers
     sources: SourceCache
     holds: Holds
+    airlock: Airlock
 
     def launcher(self, name: str) -> Launcher: ...
     def end(self, attempt: Attempt, why: str) -> None: ...
@@ -101,8 +112,11 @@ def run(attempt: Attempt, site: Site) -> None:
             _settle(attempt, site, *_outcome(full), exit_=None)
         else:
             _settle(attempt, site, *_judged(attempt, exit_), exit_=exit_)
-    if _entry(journal, name).phase is Phase.EXITED:
-        _stage_out(attempt, site)
+    if _entry(journal, name).phase in (Phase.EXITED, Phase.HELD):
+        leaving = _release(attempt, site)
+        if leaving is None:
+            return  # taken up again once a person has spoken, or the wait is over
+        _stage_out(attempt, site, leaving)
     _finish(attempt, site)
 
 
@@ -129,7 +143,7 @@ def _execute(attempt: Attempt, entry: Entry, site: Site) -> Exit:
     try:
         if attempt.stopping():
             launcher.stop(name, site.settings.grace)
-        with _serving(attempt, launcher, site, order.listen_within - ran):
+        with _serving(attempt, launcher, site, order.listen_within - ran), _weighed(attempt, launcher, site):
             return launcher.follow(name, attempt.sink.line, attempt.sink.cursor)
     finally:
         attempt.running = False
@@ -145,6 +159,12 @@ def _serving(attempt: Attempt, launcher: Launcher, site: Site, within: float) ->
         launcher, attempt.name, ports, within,
         opened=lambda: site.journal.record(attempt.name, listening=endpoints), late=lambda: site.end(attempt, "port-not-open"),
     )  # fmt: skip
+
+
+def _weighed(attempt: Attempt, launcher: Launcher, site: Site) -> AbstractContextManager[None]:
+    """Inside, the attempt is ended once its sandbox takes more than it may."""
+    most = disk.Weight(attempt.order.resources.disk, site.settings.limits.sandbox_files)
+    return disk.watching(launcher, attempt.name, attempt.folder.sandbox, most, lambda: site.end(attempt, "disk-exceeded"))
 
 
 def _stage_in(attempt: Attempt, launcher: Launcher, site: Site) -> LaunchSpec:
@@ -185,8 +205,8 @@ def _judged(attempt: Attempt, exit_: Exit) -> tuple[State, Reason | None]:
     """What an exit means. A wish to stop explains an end by force, but not one that came before it could work."""
     if attempt.stop is not None and exit_.code != 0:
         return STOPS[attempt.stop]
-    # A server that is told to end may well end with 0.
-    if attempt.stop in ("cancelled", "port-not-open"):
+    # A server that is told to end may well end with 0, and what wrote too much may have been quicker than the watch.
+    if attempt.stop in ("cancelled", "port-not-open", "disk-exceeded"):
         return STOPS[attempt.stop]
     if exit_.out_of_memory:
         memory = f"{attempt.order.resources.memory:,}"
@@ -218,6 +238,10 @@ def _settle(attempt: Attempt, site: Site, state: State, reason: Reason | None, e
             shelve(order, attempt.folder, site.settings)
         except FdnError as error:
             state, reason, files = State.FAILED, _outcome(error)[1], []
+            if site.airlock.closed and error.code in NAMING:
+                # The names of what a task leaves are its words, too.
+                log.warning("%s: %s", attempt.name, error, extra={"action": "output-refused"})
+                reason = reason.model_copy(update={"message": "something that the task left is refused; the worker's log at the site says what"})
     log_file = attempt.folder.log
     if site.settings.logs != "never" and log_file.exists() and log_file.stat().st_size:
         files.append(describe(log_file, LOG_PATH))
@@ -235,18 +259,62 @@ def _settle(attempt: Attempt, site: Site, state: State, reason: Reason | None, e
     journal.record(attempt.name, phase=phase, state=told, **columns)
 
 
-def _stage_out(attempt: Attempt, site: Site) -> None:
-    """Step 5."""
+def _release(attempt: Attempt, site: Site) -> Leaving | None:
+    """Step 5. None while it waits for a person."""
+    releases, name, order = Releases(site.journal), attempt.name, attempt.order
+    entry = _entry(site.journal, name)
+    state, reason, _ = read_outcome(entry.outcome_json or "")
+    files = [ManifestFile.model_validate(file) for file in json.loads(entry.outcome_json or "")["files"]]
+    if entry.phase is Phase.EXITED:
+        verdicts = site.airlock.judge(order, [(file, attempt.folder.listed(file.path)) for file in files])
+        if not waits(verdicts):
+            return conclude(state, reason, files, verdicts)
+        if attempt.stop == "cancelled":
+            return _without_word(state, reason, files, STOPS["cancelled"])
+        _clear(attempt, site)
+        releases.hold(order, verdicts)
+        log.info("%s waits for its release: `fdn-worker release %s`", name, order.run, extra={"action": "hold"})
+        return None
+    (held,) = releases.held(name)
+    if held.word is None:
+        late = order.release_by is not None and now() >= order.release_by
+        return _without_word(state, reason, files, (State.FAILED, UNRELEASED) if late else STOPS["cancelled"])
+    leaving = conclude(state, reason, files, held.verdicts, held.word)
+    return leaving if _as_shown(leaving, attempt.folder) else withheld(State.FAILED, CHANGED, files)
+
+
+def _without_word(state: State, reason: Reason | None, files: Sequence[ManifestFile], end: tuple[State, Reason | None]) -> Leaving:
+    """What failed by itself stays what it was."""
+    return withheld(*(end if state is State.SUCCEEDED else (state, reason)), files)
+
+
+def _as_shown(leaving: Leaving, folder: RunFolder) -> bool:
+    """Whether the files are still those about which the person spoke."""
+    try:
+        return all(describe(folder.listed(file.path), file.path) == file for file in leaving.files)
+    except OSError:
+        return False
+
+
+def _stage_out(attempt: Attempt, site: Site, leaving: Leaving) -> None:
+    """Step 6. Nothing leaves, no manifest either, where the airlock keeps all of it."""
     entry, order, folder = _entry(site.journal, attempt.name), attempt.order, attempt.folder
-    state, reason, report = read_outcome(entry.outcome_json or "")
-    files = tuple(ManifestFile.model_validate(file) for file in json.loads(entry.outcome_json or "")["files"])
+    state, reason, files = leaving.state, leaving.reason, leaving.files
+    report = read_outcome(entry.outcome_json or "")[2]
+    report = report.model_copy(update={"bytes_out": sum(file.size for file in files), "release": leaving.release})
+    if leaving.release is not None:
+        Releases(site.journal).audit(order, leaving.release, files)
+    if leaving.release is not None and not files:
+        site.journal.record(attempt.name, durable=False, phase=Phase.UPLOADED, outcome_json=outcome_json(state, reason, report))
+        return
     manifest = Manifest(
         execution=order.execution, task=order.task, node=order.node, run=order.run, attempt=order.attempt, at=now(), exit_code=report.exit_code,
         image_digest=report.image_digest, source_commit=order.source.commit if order.source else None, usage=report.usage, files=files,
+        release=leaving.release,
     )  # fmt: skip
     sealed = folder.root / MANIFEST_PATH
     sealed.write_bytes(pack(manifest, site.signer))
-    uploads = [Upload(file.path, _local(folder, file), file.size) for file in files]
+    uploads = [Upload(file.path, folder.listed(file.path), file.size) for file in files]
     uploads.append(Upload(MANIFEST_PATH, sealed, sealed.stat().st_size))
     try:
         site.transfers.put_files(order, uploads, _unless_ended(attempt, state))
@@ -265,21 +333,24 @@ def _unless_ended(attempt: Attempt, state: State) -> Callable[[], bool]:
     return lambda: state is State.SUCCEEDED and attempt.stop == "cancelled"
 
 
-def _local(folder: RunFolder, file: ManifestFile) -> Path:
-    return folder.log if file.path == LOG_PATH else folder.sandbox / file.path.partition("/")[2]
-
-
 def _finish(attempt: Attempt, site: Site) -> None:
-    """Step 6. The last event first: clearing up is not what anybody waits for."""
+    """Step 7. The last event first: clearing up is not what anybody waits for."""
     entry = _entry(site.journal, attempt.name)
     if entry.phase is Phase.UPLOADED:
         state, reason, report = read_outcome(entry.outcome_json or "")
         site.journal.record(attempt.name, phase=Phase.DONE, state=state, reason=reason, report=report, finished=now().isoformat())
+    _clear(attempt, site, folders_too=True)
+
+
+def _clear(attempt: Attempt, site: Site, *, folders_too: bool = False) -> None:
+    """Take away what the launcher has of it, and its folders once nothing waits there."""
+    entry = _entry(site.journal, attempt.name)
     try:
         if entry.launcher is not None:
             site.launcher(entry.launcher).remove(attempt.name)
-        attempt.folder.used()
-        attempt.folder.remove()
+        if folders_too:
+            attempt.folder.used()
+            attempt.folder.remove()
     except (SystemFault, OSError) as error:
         # Swept when the worker next starts, or by its hourly sweep.
         log.warning("%s is not cleared away yet: %s", attempt.name, error, extra={"action": "sweep-later"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -10,11 +9,12 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from fdn_worker.errors import TaskFailed
 from fdn_worker.globs import Glob
 from fdn_worker.protocol.base import check_relative_path
-from fdn_worker.protocol.manifest import OUTPUTS, ManifestFile
+from fdn_worker.protocol.manifest import LOG_PATH, OUTPUTS, ManifestFile
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class RunFolder:
     def log(self) -> Path:
         return self.root / "log"
 
+    def listed(self, path: str) -> Path:
+        """The file that a manifest lists as `path`."""
+        return self.log if path == LOG_PATH else self.sandbox / path.removeprefix(OUTPUTS)
+
     def make(self) -> None:
         """Make the folders; what stands already stays."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -65,15 +69,28 @@ def remove_tree(root: Path) -> None:
     """Take a folder away with all that a task made in it."""
     try:
         shutil.rmtree(root)
-    except PermissionError:
-        # A task may close its own folders to whoever is not root.
-        for folder, names, _ in os.walk(root):
-            for path in (Path(folder) / name for name in names):
-                if not path.is_symlink():
-                    path.chmod(0o700)
+    except (PermissionError, RecursionError):
+        # A task may close its folders to whoever is not root, or put them so deep in each other that they have no path.
+        _flatten(root)
         shutil.rmtree(root)
-    except RecursionError as error:
-        raise OSError(errno.ENAMETOOLONG, "its folders lie too deep in each other", str(root)) from error
+
+
+def _flatten(root: Path) -> None:
+    """Open all folders below and bring them to the top; whatever else they hold goes."""
+    waiting = [path for path in root.iterdir() if _is_folder(path)]
+    while waiting:
+        folder = waiting.pop()
+        folder.chmod(0o700)
+        for path in folder.iterdir():
+            if _is_folder(path):
+                path.chmod(0o700)  # or it could not be moved
+                waiting.append(path.rename(root / uuid4().hex))
+            else:
+                path.unlink()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def collect(sandbox: Path, patterns: Sequence[str], *, most_files: int, most_bytes: int) -> list[tuple[ManifestFile, Path]]:

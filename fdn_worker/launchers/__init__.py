@@ -46,6 +46,8 @@ class LaunchSpec:
     #: Read-only for the task; None when there is none.
     inputs: Path | None = None
     source: Path | None = None
+    #: Read-only for the task, in memory: a file a secret; None when there is none.
+    secrets: Path | None = None
     resources: Resources = field(default_factory=Resources)
     network: bool = False
     #: The site's own variables, for the environment and to be filled in.
@@ -126,6 +128,14 @@ class Particular(Protocol):
 
     def refusals(self, order: TaskOrder) -> Iterator[PolicyRefused]:
         """Every reason; quick, without asking an engine."""
+
+
+@runtime_checkable
+class Weighable(Protocol):
+    """Knows what its tasks hold on to of a disk, though it has no name there any more."""
+
+    def unlinked(self, name: str, folder: Path) -> int:
+        """Bytes of deleted files on the disk of `folder` that the task still has open; 0 where that cannot be seen."""
 
 
 @runtime_checkable

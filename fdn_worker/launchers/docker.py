@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fdn_worker.errors import LauncherUnavailable, PolicyRefused, TaskFailed
 from fdn_worker.launchers import Exit, LaunchSpec, LogLine
 from fdn_worker.launchers.docker_config import LABEL_NAME, LABEL_NODE, DockerOptions, container_config, refusals
+from fdn_worker.launchers.open_files import deleted, processes
 from fdn_worker.launchers.options import read_options
 from fdn_worker.launchers.sockets import connectable, listened
 from fdn_worker.protocol import ImageHere, TaskOrder
@@ -108,6 +109,10 @@ class DockerLauncher:
         if found is None:
             found = {port for port in ports for address in state.addresses if connectable(address, port)}
         return found & set(ports)
+
+    def unlinked(self, name: str, folder: Path) -> int:
+        state = self._engine.state(name)
+        return deleted(processes(state.id), folder.stat().st_dev) if _sees(state) else 0
 
     # Images
 
