@@ -57,6 +57,10 @@ class Document:
         line = next(self._lines[place[:end]] for end in range(len(place), -1, -1) if place[:end] in self._lines)
         return f"{self.path}:{line}: {'.'.join(map(str, place))}{': ' if place else ''}{message}"
 
+    def holds(self, place: Place) -> bool:
+        """Whether the file says something there."""
+        return place in self._lines
+
     def build(self, model: type[Model]) -> Model:
         """The model of the data; CatalogueError names each wrong key."""
         if not isinstance(self.data, dict):
