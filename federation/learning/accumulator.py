@@ -44,9 +44,8 @@ class Accumulator:
     def fold(self, update: ModelFile, weights: Mapping[str, float], totals: Mapping[str, float]) -> None:
         """Add `weights[sum]` times the update to each sum. It has been checked. Raises ModelRefused when it is in here already."""
         self._join(update.name, {update.name})
-        for key, tensor in self.tensors.items():
-            for part in tensor.blocks():
-                block = update.read(key, part)
+        for key in self.tensors:
+            for part, block in update.blocks(key):
                 for name, weight in weights.items():
                     self._add(self.sums[name][key][part], block, weight)
         self._count(totals)
@@ -60,15 +59,15 @@ class Accumulator:
             raise ModelRefused(f"{partial.name}: not a partial sum: {first['loc'][0]}: {first['msg']}") from error
         if {key: tensor.shape for key, tensor in partial.tensors.items()} != {key: tensor.shape for key, tensor in self._named().items()}:
             raise ModelRefused(f"{partial.name}: a partial sum of another model, or for another aggregator")
-        for key, tensor in partial.tensors.items():
-            for part in tensor.blocks():
-                if not np.isfinite(partial.read(key, part)).all():
+        for key in partial.tensors:
+            for _, block in partial.blocks(key):
+                if not np.isfinite(block).all():
                     raise ModelRefused(f"{partial.name}: tensor {key!r} holds NaN or infinity")
         self._join(partial.name, info.members)
         for name, arrays in self.sums.items():
             for key, array in arrays.items():
-                for part in self.tensors[key].blocks():
-                    array[part] += partial.read(f"{name}/{key}", part)
+                for part, block in partial.blocks(f"{name}/{key}"):
+                    array[part] += block
         self._count(info.totals)
 
     def save(self, path: Path) -> None:

@@ -136,8 +136,23 @@ class ModelFile:
         count = part.stop - part.start
         found = np.fromfile(self.path, tensor.dtype, count, offset=self._places[key] + part.start * tensor.dtype.itemsize)
         if len(found) != count:
-            raise ModelRefused(f"{self.name}: tensor {key!r} ends early: the file has been cut since it was opened")
+            raise self._cut(key)
         return found
+
+    def _cut(self, key: str) -> ModelRefused:
+        return ModelRefused(f"{self.name}: tensor {key!r} ends early: the file has been cut since it was opened")
+
+    def blocks(self, key: str) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """All coordinates of a tensor, block by block, each in the same array: what is to outlast the next one has to be copied."""
+        tensor = self.tensors[key]
+        buffer = np.empty(min(BLOCK, tensor.count), tensor.dtype)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self._places[key])
+            for part in tensor.blocks():
+                block = buffer[: part.stop - part.start]
+                if file.readinto(block.view(np.uint8)) != block.nbytes:
+                    raise self._cut(key)
+                yield part, block
 
     def wide(self, key: str, part: slice) -> Array:
         """The same in float64."""
@@ -161,8 +176,7 @@ def check(update: ModelFile, base: ModelFile, *, distance: bool = False) -> floa
     for key, tensor in update.tensors.items():
         if not tensor.floating:
             continue
-        for part in tensor.blocks():
-            block = update.read(key, part)
+        for part, block in update.blocks(key):
             # Both propagate NaN, and neither makes an array.
             if not (np.isfinite(block.min()) and np.isfinite(block.max())):
                 raise ModelRefused(f"{update.name}: tensor {key!r} holds NaN or infinity", remedy="a smaller learning rate, or other data")
