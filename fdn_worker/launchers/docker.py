@@ -68,8 +68,10 @@ class DockerLauncher:
     def follow(self, name: str, on_line: Callable[[LogLine], None], after: str = "") -> Exit:
         from fdn_worker.launchers.docker_follow import Follow
 
+        followed = Follow(self._engine, name, on_line, after, self.options.patience)
+        followed.reach_daemon()
         with self._accounts.watching(name) as usage:
-            state = Follow(self._engine, name, on_line, after, self.options.patience).run()
+            state = followed.run()
         # An OOM kill of a child may leave the exit code at 0.
         return Exit(state.code, state.out_of_memory, state.started, state.finished, usage())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from fdn_worker.errors import LauncherUnavailable, RunVanished, TaskFailed
 from fdn_worker.launchers import LogLine
@@ -18,6 +19,7 @@ _LAST_READS = 3
 _PAUSE = 0.5
 #: Exit codes of a container that its daemon took along: TERM and KILL.
 _TAKEN_ALONG = (137, 143)
+T = TypeVar("T")
 
 
 class Follow:
@@ -27,6 +29,10 @@ class Follow:
         self._engine, self._name, self._on_line, self._cursor, self._patience = engine, name, on_line, after, patience
         self._daemon_left = False
         self._last = ""
+
+    def reach_daemon(self) -> None:
+        """Return once it answers: a worker that takes up a container may be back before its Docker is. Raises LauncherUnavailable."""
+        self._asked(self._engine.facts)
 
     def run(self) -> ContainerState:
         """Hand over the lines; how the container ended.
@@ -69,10 +75,14 @@ class Follow:
         return True
 
     def _look(self) -> ContainerState:
+        return self._asked(lambda: self._engine.state(self._name))
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """The answer, once the daemon gives one: one that has just come back may break a connection that it had before."""
         until = time.monotonic() + self._patience
         while True:
             try:
-                return self._engine.state(self._name)
+                return ask()
             except LauncherUnavailable:
                 self._daemon_left = True
                 if time.monotonic() > until:
@@ -80,7 +90,12 @@ class Follow:
                 time.sleep(_PAUSE)
 
     def _judged(self, state: ContainerState) -> ContainerState:
-        if self._daemon_left and state.code in _TAKEN_ALONG and not state.out_of_memory and not self._engine.facts().live_restore:
+        if (
+            self._daemon_left
+            and state.code in _TAKEN_ALONG
+            and not state.out_of_memory
+            and not self._asked(self._engine.facts).live_restore
+        ):
             raise RunVanished(
                 f"the Docker daemon went down and took container {self._name} along", remedy='set "live-restore": true in its daemon.json'
             )
