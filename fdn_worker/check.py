@@ -17,6 +17,7 @@ from fdn_worker.holds import bind_address
 from fdn_worker.journal import Journal
 from fdn_worker.protocol import Signer
 from fdn_worker.protocol.names import command_queue, control_queue
+from fdn_worker.release.airlock import Airlock
 from fdn_worker.settings import WorkerSettings
 
 
@@ -35,6 +36,7 @@ def probe(settings: WorkerSettings) -> Iterator[Finding]:
     yield _keys(settings)
     yield _broker(settings)
     yield _store(settings)
+    yield _release(settings)
     for name in settings.allowed_launchers:
         yield _launcher(name, settings)
     for name in sorted(settings.datasets):
@@ -127,6 +129,20 @@ def _store(settings: WorkerSettings) -> Finding:
     return Finding(
         response.status < 500, "store", f"{address} answers {response.status}", "" if response.status < 500 else "tell the centre"
     )
+
+
+def _release(settings: WorkerSettings) -> Finding:
+    try:
+        Airlock(settings)
+    except FdnError as error:
+        return _bad("release", error)
+    section = settings.release
+    if not section.closed:
+        return Finding(True, "release", "nothing waits here: all that matches an order's patterns leaves by itself ([release] has no rule)")
+    said = f"{len(section.rules)} rules, and for the rest {section.otherwise}"
+    if settings.logs == "live":
+        return Finding(False, "release", f"{said}; but a task's log leaves as it comes, whatever it says", 'set logs = "after-release" or "never"')
+    return Finding(True, "release", said)
 
 
 def _launcher(name: str, settings: WorkerSettings) -> Finding:

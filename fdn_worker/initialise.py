@@ -75,6 +75,18 @@ url = {broker}
 # always, if-not-present or never
 pull_policy = "if-not-present"
 
+[release]
+# What leaves of a task's outputs, and of its log with logs = "after-release": the first rule that fits a file decides.
+# Without a rule and a default everything leaves that the order's patterns match. `fdn-worker release` shows what waits.
+# default = "person"
+# [[release.rules]]
+# id = "tables"
+# files = ["**/*.csv"]
+# kinds = ["csv"]
+# max_size = "1MiB"
+# action = "check"
+# checks.csv = {{ min_count = 10, count_columns = ["n", "*_count"], max_rows = 1000, forbidden_columns = ["*name*", "*birth*"] }}
+
 [limits]
 # An order may ask for no more than this (the default is what the machine has).
 # cpus = 4

@@ -19,6 +19,9 @@ import flows.cli
 from fdn_worker.launchers.docker_config import DockerOptions
 from fdn_worker.launchers.process import ProcessOptions
 from fdn_worker.protocol import MESSAGES, State
+from fdn_worker.release.rules import Rule
+from fdn_worker.release.tables import CsvOptions
+from fdn_worker.release.texts import TextOptions
 from fdn_worker.settings import WorkerSettings
 from federation.settings import CentreSettings
 from storage.schema import metadata
@@ -37,6 +40,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "### [launchers.process]": ProcessOptions,
     "## The centre: fem.toml": CentreSettings,
 }
+#: The same of release.md.
+RELEASE: dict[str, type[BaseModel]] = {"## A rule": Rule, "### Check csv": CsvOptions, "### Check text": TextOptions}
 #: Their defaults depend on another setting; the page says how.
 DERIVED = {"home", "broker_url", "store_url", "records_url", "root"}
 
@@ -96,11 +101,11 @@ def written(default: Any) -> str:
     return f"`{json.dumps(int(default) if isinstance(default, float) and default.is_integer() else default)}`"
 
 
-@pytest.mark.parametrize("heading", MODELS)
+@pytest.mark.parametrize("heading", [*MODELS, *RELEASE])
 def test_settings_names_every_key_with_its_default(heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEM_HOME", str(tmp_path))
-    told = dict(ROW.findall(section("settings.md", heading)))
-    there = dict(keys(MODELS[heading]))
+    told = dict(ROW.findall(section("release.md" if heading in RELEASE else "settings.md", heading)))
+    there = dict(keys((MODELS | RELEASE)[heading]))
     assert set(told) == set(there)
     assert {name: told[name] for name in there if name not in DERIVED} == {
         name: written(default) for name, default in there.items() if name not in DERIVED
