@@ -150,7 +150,7 @@ class ModelFile:
             file.seek(self._places[key])
             for part in tensor.blocks():
                 block = buffer[: part.stop - part.start]
-                if file.readinto(block.view(np.uint8)) != block.nbytes:
+                if file.readinto(block.data.cast("B")) != block.nbytes:
                     raise self._cut(key)
                 yield part, block
 

@@ -187,6 +187,7 @@ def told(info: ModelInfo) -> dict[str, float]:
 
 def concluded(totals: Mapping[str, float], parent: str) -> ModelInfo:
     """What the next model says of itself; metrics are means by examples, over the clients that have them."""
-    names = [name.removeprefix(VALUE) for name in totals if name.startswith(VALUE)]
+    # In a secure sum a metric that nobody told has a weight of 0.
+    names = [name.removeprefix(WEIGHT) for name, weight in totals.items() if name.startswith(WEIGHT) and weight]
     metrics = {name: totals[VALUE + name] / totals[WEIGHT + name] for name in names}
     return ModelInfo(examples=totals["examples"] or None, metrics=metrics, parent=parent)
