@@ -27,7 +27,7 @@ def test_every_node_that_is_enrolled_is_told(centre: Centre) -> None:
     enrol(centre.broker, centre.records, "old")
     retire(centre.broker, centre.records, "old")
     beat = Heartbeat(
-        node="site-b", session=an_id(1), number=1, at=MOMENT, interval=2.0, worker_version="1.2", slots=4, slots_free=3, launchers=("docker",),
+        node="site-b", session=an_id(1), number=1, at=now(), interval=2.0, worker_version="1.2", slots=4, slots_free=3, launchers=("docker",),
         datasets=("census",), accepting=False, problems=("the disk is full",),
     )  # fmt: skip
     centre.records.heard([beat], now())
@@ -54,3 +54,10 @@ def test_a_node_that_comes_back_after_hours_is_simply_back(centre: Centre) -> No
     assert (back.presence, back.slots_free, back.images, back.gpus, back.memory, back.disk_free) == (
         "connected", 1, ("python:3.11",), 2, 1024, 2048
     )  # fmt: skip
+
+
+def test_a_clock_that_is_ahead_is_told(centre: Centre) -> None:
+    for ahead, told in ((timedelta(minutes=4), ()), (timedelta(minutes=20), ("its clock is 20 min ahead of the centre's",))):
+        beat = Heartbeat(node="site-a", session=an_id(1), number=1, at=now() + ahead, interval=2.0, worker_version="1", slots=1, slots_free=1)
+        centre.records.heard([beat], now())
+        assert presence(centre.records)[0].problems == told
