@@ -12,7 +12,11 @@ export PREFECT_HOME := $(CURDIR)/.cache/prefect
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: setup demo test lint types imports wheel bench services services-down
+# Seconds for which `make faults` makes faults, and the seed from which it draws them (none: another each time, and told).
+SECONDS ?= 1200
+SEED ?=
+
+.PHONY: setup demo test lint types imports wheel bench faults services services-down
 .DELETE_ON_ERROR:
 
 setup: .venv/with-dev
@@ -26,6 +30,9 @@ test: .venv/with-dev
 
 bench: .venv/with-dev
 	$(SERVICES) with -- $(BIN)/python -m benchmarks
+
+faults: .venv/with-dev
+	$(SERVICES) with -- $(BIN)/python -m tests.faults.random --write --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/with-dev
 	$(BIN)/ruff check .

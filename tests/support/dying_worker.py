@@ -69,6 +69,16 @@ CALLS: dict[str, tuple[tuple[str, ...], str, Label]] = {
 }
 
 
+#: The centre's own steps, for a centre that dies.
+CALLS |= {
+    "store-input": (("storage.objects.s3:S3Store", "storage.objects.folder:FolderStore"), "put", _nothing),
+    "create-execution": (("storage.records:Records",), "create_execution", _nothing),
+    "add-attempt": (("storage.records:Records",), "add_attempt", _nothing),
+    "listen": (("federation.centre:Centre",), "listen", _nothing),
+    "mark-dispatched": (("storage.records:Records",), "mark_dispatched", _nothing),
+}
+
+
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that a test puts before a broker or a store, to cut, pause, slow or answer in its stead."""
+"""A TCP proxy that a test puts before a broker or a store, to cut, pause, slow, swallow, falsify or answer in its stead."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ class Proxy:
         #: Bytes that went from clients to the server.
         self.forwarded = 0
         self._cut_at: int | None = None
+        #: Bytes a second that pass, each way of each connection; 0 is no limit.
+        self.rate = 0.0
+        self._swallowing = False
+        self._falsified: tuple[bytes, bytes] | None = None
+        self._servers: set[socket.socket] = set()
+        #: What went to the server on each connection that was opened while `recording`.
+        self.recording = False
+        self.recorded: list[bytearray] = []
 
     def __enter__(self) -> Proxy:
         self.restore()
@@ -38,7 +46,10 @@ class Proxy:
 
     def restore(self) -> None:
         """Take connections (again), at the same port, and pass on what comes."""
-        self._answer, self._cut_at, self.delay = b"", None, 0.0
+        self._answer, self._cut_at, self.delay, self.rate, self._falsified = b"", None, 0.0, 0.0, None
+        if self._swallowing:
+            self._swallowing = False
+            self._break()  # what was swallowed is missing in them
         self.resume()
         if self._listener is not None:
             return
@@ -65,6 +76,26 @@ class Proxy:
     def cut_after(self, size: int) -> None:
         """Break every connection once, when `size` more bytes went to the server."""
         self._cut_at = self.forwarded + size
+
+    def swallow(self) -> None:
+        """Let all that is sent vanish, in both directions, with no connection closed: until `restore`."""
+        self._swallowing = True
+
+    def falsify(self, old: bytes, new: bytes) -> None:
+        """Once, send `new` to the server where the client sent `old`."""
+        self._falsified = old, new
+
+    @property
+    def was_falsified(self) -> bool:
+        """Whether `falsify` has had its effect."""
+        return self._falsified is None
+
+    def inject(self, data: bytes) -> None:
+        """Send this to the server on each connection, as if its client had."""
+        with self._lock:
+            for server in self._servers & self._open:
+                with contextlib.suppress(OSError):
+                    server.sendall(data)
 
     def pause(self) -> None:
         """Pass nothing on, and lose nothing: connections stand still until `resume`."""
@@ -100,6 +131,7 @@ class Proxy:
                 continue
             with self._lock:
                 self._open |= {client, server}
+                self._servers.add(server)
             for source, sink, up in ((client, server, True), (server, client, False)):
                 threading.Thread(target=self._pump, args=(source, sink, up), daemon=True).start()
 
@@ -115,11 +147,20 @@ class Proxy:
                 pass
 
     def _pump(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
+        record = bytearray() if up and self.recording else None
+        if record is not None:
+            self.recorded.append(record)
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK):
-                if self.delay:
-                    time.sleep(self.delay)
+                if held_up := self.delay + (len(data) / self.rate if self.rate else 0.0):
+                    time.sleep(held_up)
                 self._flowing.wait()
+                if self._swallowing:
+                    continue
+                if up and self._falsified and self._falsified[0] in data:
+                    data, self._falsified = data.replace(*self._falsified, 1), None
+                if record is not None:
+                    record += data
                 sink.sendall(data)
                 if up:
                     self.forwarded += len(data)
@@ -130,6 +171,7 @@ class Proxy:
         _end(sink)
         with self._lock:
             self._open -= {source, sink}
+            self._servers -= {source, sink}
 
 
 def _end(connection: socket.socket) -> None:

@@ -193,23 +193,24 @@ class Rig:
     def check_told_once(self, submission: Submission) -> None:
         """Events 1 to n without a gap, one of them an end, and that the last."""
         history = self.history(submission)
-        assert [event.number for event in history] == list(range(1, len(history) + 1))
+        numbers = [event.number for event in history]
+        assert numbers == list(range(1, len(history) + 1)), f"events of {submission}: {numbers}"
         ends = [event.number for event in history if event.state is not None and event.state.terminal]
-        assert ends == [len(history)]
+        assert ends == [len(history)], f"ends of {submission}: {ends} of {len(history)} events"
 
     def check_clean(self, node: str) -> None:
         """Nothing is left of any attempt: in folders, launcher, kernel, journal and queues."""
         deadline = time.monotonic() + 10.0
         while (left := self.left(node)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert left == []
+        assert left == [], f"left over at {node}: {left}"
 
     def left(self, node: str) -> list[str]:
         """What there still is."""
         state = self.state_dir(node)
         found = [str(path) for folder in ("runs", "process") for path in (state / folder).glob("*")]
         found += sorted(self.launcher(node).names(node))
-        found += [str(process) for process in _processes_below(state)]
+        found += [str(process) for process in processes_below(state)]
         with sqlite3.connect(f"file:{state}/journal.db?mode=ro", uri=True) as journal:
             found += [f"unfinished {name}" for (name,) in journal.execute("SELECT name FROM runs WHERE phase != 'done'")]
             found += [f"unsent {name}" for (name,) in journal.execute("SELECT message_id FROM outbox")]
@@ -229,7 +230,7 @@ def name_of(submission: Submission) -> str:
     return container_name(submission.run, submission.attempt)
 
 
-def _processes_below(folder: Path) -> Iterator[int]:
+def processes_below(folder: Path) -> Iterator[int]:
     """Processes that work in a folder below `folder`, also in one that was deleted under them."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
