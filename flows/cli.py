@@ -23,6 +23,7 @@ from flows import (
     cli_queue,
     cli_records,
     cli_reports,
+    cli_simulate,
     cli_sync,
     cli_tool_run,
     cli_tools,
@@ -162,6 +163,8 @@ def _quiet_prefect(environ: MutableMapping[str, str]) -> None:
     """Before Prefect is imported."""
     environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # Where no server runs Prefect starts its own, which on a busy machine takes longer than the 20 s that it allows itself.
+    environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 
 # After `run`, so that it stands first in the help.
@@ -178,6 +181,7 @@ cli_queue.add_to(app)
 cli_tools.add_to(app)
 cli_apply.add_to(app)
 cli_sync.add_to(app)
+cli_simulate.add_to(app)
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
