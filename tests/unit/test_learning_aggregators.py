@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -293,3 +294,27 @@ def test_the_mean_of_all_controls_is_the_servers(tmp_path: Path) -> None:
     mean = sum(kept.load()["dense.weight"] for kept in own.values()) / 3
     assert state is not None
     np.testing.assert_allclose(mean, state.load()["control/dense.weight"], rtol=1e-12, atol=1e-12)
+
+
+# The page
+
+NEEDED: dict[str, dict[str, Any]] = {
+    "scaffold": {"clients": 1}, "feddyn": {"clients": 1}, "norm-clipping": {"clip": 1}, "dp-fedavg": {"clip": 1, "noise_multiplier": 1},
+}  # fmt: skip
+
+
+def test_the_reference_has_every_aggregator_with_its_arguments() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/reference/learning.md").read_text()
+    told = {
+        name: (formula, arguments)
+        for name, formula, arguments in re.findall(r"^\| `([a-z-]+)` \| (.*) \| ([^|]*) ?\|$", page, re.MULTILINE)
+    }
+    assert told.keys() == BUILT_IN.keys()
+    told["fedyogi"] = told["fedadam"]
+    for name in BUILT_IN:
+        kind = type(load(name, NEEDED.get(name)))
+        own = {key: field for key, field in kind.model_fields.items() if not (key == "clip" and not field.is_required())}
+        said = dict(re.findall(r"`([a-z0-9_]+)`(?: ([0-9.]+))?", told[name][1]))
+        assert said.keys() == own.keys()
+        for key, field in own.items():
+            assert (float(said[key]) if said[key] else None) == (None if field.is_required() else field.default)
