@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from fdn_worker.errors import JournalUnavailable
@@ -22,11 +23,13 @@ class LogSink:
     """Takes an attempt's lines; safe from the following thread and the worker's ticking one.
 
     Cursor, bytes kept and counts are journalled with the event, so after a crash it goes on at the last flush, and
-    lines between that and the crash are read from the launcher again.
+    lines between that and the crash are read from the launcher again. What is `hidden` is shown in none.
     """
 
-    def __init__(self, entry: Entry, path: Path, journal: Journal, limits: LimitsSection, *, live: bool) -> None:
-        self._live = live
+    def __init__(
+        self, entry: Entry, path: Path, journal: Journal, limits: LimitsSection, *, live: bool, hidden: Sequence[str] = ()
+    ) -> None:
+        self._live, self._hidden = live, hidden
         self._name, self._journal, self._limits = entry.name, journal, limits
         self._cursor, self._bytes, self._sent, self.dropped = entry.cursor, entry.log_bytes, entry.lines_sent, entry.lines_dropped
         self._lines: list[str] = []
@@ -47,15 +50,21 @@ class LogSink:
         """Take one line."""
         with self._lock:
             self._cursor, self._changed = line.cursor, True
-            data = line.text.encode() + b"\n"
+            text = self._shown(line.text)
+            data = text.encode() + b"\n"
             kept = self._bytes + len(data) <= self._limits.log_bytes
             if kept:
                 self._keep(data)
                 self._bytes += len(data)
-            if (self._live and not self._send(line.text)) or not kept:
+            if (self._live and not self._send(text)) or not kept:
                 self.dropped += 1
             if len(self._lines) >= BATCH_LINES or self._size >= BATCH_BYTES:
                 self._flush()
+
+    def _shown(self, text: str) -> str:
+        for secret in self._hidden:
+            text = text.replace(secret, "[secret]")
+        return text
 
     def _keep(self, data: bytes) -> None:
         """Write to the file, which is journalled with the cursor and as good as a part of the journal."""
