@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Json, ValidationError
 
 from federation.learning.models import Array, ModelFile, ModelInfo, ModelRefused, ModelWriter, Tensor
 
-KIND = "partial-sum"
-
 
 class PartialInfo(BaseModel):
     """The metadata of a partial sum's file."""
@@ -24,6 +22,7 @@ class PartialInfo(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     kind: Literal["partial-sum"]
+    made_for: str
     totals: Json[dict[str, float]]
     members: Json[frozenset[str]]
 
@@ -32,10 +31,11 @@ class Accumulator:
     """Weighted sums in float64 over the tensors of a model.
 
     `sums`: name of a sum -> tensor -> flat array. `totals`: any number that is added up with them. `members`: whose updates are in it.
+    `made_for`: what tells sums apart that may not be added, though they look alike.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], sums: Iterable[str]) -> None:
-        self.tensors = dict(tensors)
+    def __init__(self, tensors: Mapping[str, Tensor], sums: Iterable[str], made_for: str) -> None:
+        self.tensors, self.made_for = dict(tensors), made_for
         self.sums = {name: {key: np.zeros(tensor.count) for key, tensor in tensors.items()} for name in sums}
         self.totals: dict[str, float] = {}
         self.members: set[str] = set()
@@ -57,8 +57,10 @@ class Accumulator:
         except ValidationError as error:
             first = error.errors()[0]
             raise ModelRefused(f"{partial.name}: not a partial sum: {first['loc'][0]}: {first['msg']}") from error
-        if {key: tensor.shape for key, tensor in partial.tensors.items()} != {key: tensor.shape for key, tensor in self._named().items()}:
-            raise ModelRefused(f"{partial.name}: a partial sum of another model, or for another aggregator")
+        if info.made_for != self.made_for:
+            raise ModelRefused(f"{partial.name}: a partial sum for {info.made_for}, and this is for {self.made_for}")
+        if partial.tensors != self._named():
+            raise ModelRefused(f"{partial.name}: a partial sum of another model")
         for key in partial.tensors:
             for _, block in partial.blocks(key):
                 if not np.isfinite(block).all():
@@ -72,7 +74,12 @@ class Accumulator:
 
     def save(self, path: Path) -> None:
         """A partial sum as a file, for the next accumulator, or for this one when its process is started again."""
-        said = {"kind": KIND, "totals": json.dumps(self.totals), "members": json.dumps(sorted(self.members))}
+        said = {
+            "kind": "partial-sum",
+            "made_for": self.made_for,
+            "totals": json.dumps(self.totals),
+            "members": json.dumps(sorted(self.members)),
+        }
         with ModelWriter(path, self._named(), ModelInfo().metadata() | said) as writer:
             for name, arrays in self.sums.items():
                 for key, array in arrays.items():

@@ -46,6 +46,9 @@ class Aggregator(BaseModel):
         """What every client is to be told."""
         return {}
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.model_dump_json(exclude_none=True)}"
+
 
 class Linear(Aggregator):
     """One that needs sums alone. All arrays are flat blocks of the same coordinates, in float64.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ BLOCK = 1 << 16
 #: What can be averaged; a float16 or integer model keeps its dtype, the sums are in float64.
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
 NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
+
+#: A metric's largest value: thousands of them can be added up, each times its examples.
+MOST = 1e100
 
 
 class ModelRefused(FdnError):
@@ -44,10 +47,10 @@ class ModelInfo(BaseModel):
 
     format_version: Literal[1] = 1
     #: Examples that a client trained on.
-    examples: float | None = Field(None, gt=0)
+    examples: float | None = Field(None, gt=0, le=1e15)
     #: Local steps that it took: batches, over all epochs.
-    steps: float | None = Field(None, gt=0)
-    metrics: dict[str, float] = {}
+    steps: float | None = Field(None, ge=1, le=1e15)
+    metrics: dict[str, Annotated[float, Field(ge=-MOST, le=MOST)]] = {}
     #: Id of the model that training began with.
     parent: str = ""
 

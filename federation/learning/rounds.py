@@ -4,13 +4,12 @@
     round.add(ModelFile(path, name="site-a"))       # ModelRefused leaves it as it was: the round goes on without that client
     round.finish(next_model, next_state)
 
-State and model of a round are written to files of their own, and whole or not at all: a session that was killed begins the round again, or takes
-its partial sum up, with the same result.
+State and model of a round are written to files of their own, whole or not at all, the model last: a session that was killed begins a round that has
+no model again, or takes its partial sum up, with the same result.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -56,7 +55,7 @@ class StreamingRound:
         self.aggregator, self.base, self.state = aggregator, base, state
         if state is not None:
             check_state(aggregator, base, state)
-        self._sum = Accumulator(base.tensors, aggregator.sums)
+        self._sum = Accumulator(base.tensors, aggregator.sums, str(aggregator))
 
     @property
     def members(self) -> frozenset[str]:
@@ -86,10 +85,11 @@ class StreamingRound:
         totals, memory = self._sum.totals, self.aggregator.memory()
         info = concluded(totals, parent)
         kept = {f"{name}/{key}": Tensor(np.dtype("<f8"), tensor.shape) for name in memory for key, tensor in learned(self.base).items()}
-        state_info = {"kind": "state", "aggregator": self.aggregator.name, "arguments": json.dumps(self.aggregator.model_dump())}
+        state_info = {"kind": "state", "aggregator": self.aggregator.name}
+        # The inner file is there first: where the model is, the state is too.
         with (
-            ModelWriter(state_out, kept, ModelInfo().metadata() | state_info) as state,
             ModelWriter(model_out, self.base.tensors, info.metadata()) as model,
+            ModelWriter(state_out, kept, ModelInfo().metadata() | state_info) as state,
         ):
             for key, tensor in self.base.tensors.items():
                 for part in tensor.blocks():

@@ -30,7 +30,7 @@ def from_words(
     words: Words, aggregator: Linear, base: ModelFile, totals: Sequence[str], bits: int, members: Iterable[str], out: Path
 ) -> None:
     """Write the partial sum that an unmasked vector is, for `StreamingRound.add_partial`."""
-    whole = Accumulator(base.tensors, aggregator.sums)
+    whole = Accumulator(base.tensors, aggregator.sums, str(aggregator))
     values, wanted = from_fixed(words, bits), len(aggregator.sums) * sum(tensor.count for tensor in base.tensors.values()) + len(totals)
     if len(values) != wanted:
         raise SecureSumFailed(f"{len(values)} numbers where the sums of the model and its totals have {wanted}")

@@ -58,7 +58,9 @@ def test_metadata_there_and_back() -> None:
     [
         ({"examples": "many"}, "site-a: its metadata are not JSON"),
         ({"examples": "0"}, "site-a: metadata examples: Input should be greater than 0"),
-        ({"steps": "-1"}, "site-a: metadata steps"),
+        ({"examples": "1e300"}, "site-a: metadata examples: Input should be less than or equal to"),
+        ({"steps": "0.5"}, "site-a: metadata steps"),
+        ({"metrics": '{"loss": 1e200}'}, "site-a: metadata metrics.loss"),
         ({"metrics": '{"loss": NaN}'}, "site-a: metadata metrics.loss: Input should be a finite number"),
         ({"metrics": '{"loss": "low"}'}, "site-a: metadata metrics.loss"),
         ({"format_version": "2"}, "site-a: metadata format_version"),

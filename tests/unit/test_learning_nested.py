@@ -120,9 +120,13 @@ def test_what_is_no_partial_sum_of_this_round_is_refused(tmp_path: Path) -> None
         round.add_partial(files[0])
     further.add(files[0])
     further.partial(tmp_path / "scaffold")
-    with pytest.raises(ModelRefused, match="of another model, or for another aggregator"):
+    with pytest.raises(ModelRefused, match=r'a partial sum for scaffold {"clients":3,.*, and this is for fedavg {}'):
         round.add_partial(ModelFile(tmp_path / "scaffold"))
-    said = {"kind": "partial-sum", "totals": json.dumps({"clients": float("nan")}), "members": "[]"}
+    small = StreamingRound(aggregator, save(tmp_path / "small", {"scale": arrays["scale"]}))
+    small.partial(tmp_path / "small.partial")
+    with pytest.raises(ModelRefused, match="a partial sum of another model"):
+        round.add_partial(ModelFile(tmp_path / "small.partial"))
+    said = {"kind": "partial-sum", "made_for": "fedavg {}", "totals": json.dumps({"clients": float("nan")}), "members": "[]"}
     sums = {f"model/{key}": array for key, array in arrays.items()}
     safetensors.numpy.save_file(sums, tmp_path / "bad", metadata=said)
     with pytest.raises(ModelRefused, match="finite number"):
