@@ -296,6 +296,45 @@ def test_the_mean_of_all_controls_is_the_servers(tmp_path: Path) -> None:
     np.testing.assert_allclose(mean, state.load()["control/dense.weight"], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("scaffold", {"clients": 3, "learning_rate": 0.1}), ("feddyn", {"clients": 3, "alpha": 1.0})]
+)
+def test_corrected_clients_find_the_common_minimum(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    """Clients of unlike curvature, ten local steps by the documented rule: FedAvg ends elsewhere, these two do not."""
+    curvature, minimum = np.array([0.1, 1.0, 5.0]), np.array([-3.0, 1.0, 2.0])
+    common = float(curvature @ minimum / curvature.sum())
+
+    def trained(sent: dict[str, Array], told: dict[str, float], client: int) -> Array:
+        x = y = sent["w"]
+        for _ in range(10):
+            gradient = curvature[client] * (y - minimum[client])
+            y = y - 0.1 * (gradient + sent.get("correction/w", 0.0) + told.get("proximal", 0.0) * (y - x))
+        return y
+
+    def learned(aggregator: Linear) -> float:
+        model, state, own = save(tmp_path / "start", {"w": np.zeros(1)}), None, dict.fromkeys(range(3))
+        for number in range(30):
+            files = []
+            for client in range(3):
+                sent = model
+                if isinstance(aggregator, Corrected):
+                    model_for_client(aggregator, model, state, own[client], tmp_path / "sent")
+                    sent = ModelFile(tmp_path / "sent")
+                update = {"w": trained(sent.load(), aggregator.settings(), client)}
+                files.append(save(tmp_path / f"c{client}", update, ModelInfo(examples=1, steps=10)))
+                if isinstance(aggregator, Corrected):
+                    remember(aggregator, model, state, own[client], files[-1], tmp_path / f"own{client}")
+                    own[client] = ModelFile(tmp_path / f"own{client}")
+            model, state = streamed(aggregator, model, state, files, tmp_path / f"{number % 2}")
+        return float(model.load()["w"][0])
+
+    found, plain = load(name, arguments), load("fedavg")
+    assert isinstance(found, Linear)
+    assert isinstance(plain, Linear)
+    assert learned(found) == pytest.approx(common, abs=1e-3)
+    assert abs(learned(plain) - common) > 0.1
+
+
 # The page
 
 NEEDED: dict[str, dict[str, Any]] = {
