@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class Audit:
             if path is None or month != of or path.stat().st_size > FILE_BYTES:
                 path = self._folder / f"{rows[0][0]:012}.jsonl"
             # Those of another month begin the next file.
-            some = [row for row in rows if row[1][:7] == of]
+            some = list(takewhile(lambda row, of=of: row[1][:7] == of, rows))
             lines: list[str] = []
             for number, at, kind, what in some:
                 signer = self._signer if number == some[-1][0] else None

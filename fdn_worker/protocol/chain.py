@@ -128,6 +128,9 @@ def check(
         findings = list(_misplaced(line, checked.head, before))
         checked.head = before = head_of(line.number, text)
         findings += [f"{who} knows another entry {line.number}" for who, head in wanted if head.number == line.number and head != before]
+        if line.kind == KEYS and isinstance(named := line.what.get("signs"), dict):
+            # Not to be trusted by itself: a given key that signs later vouches for it.
+            known |= {str(key_id): str(key) for key_id, key in named.items() if key_id not in keys}
         if line.key_id:
             if line.key_id not in known:
                 findings.append(f"signed by {line.key_id}, a key that is not known")
@@ -135,9 +138,6 @@ def check(
                 findings.append(f"the signature by {line.key_id} does not fit")
             elif line.key_id in keys:
                 checked.signed = line.number
-        if line.kind == KEYS:
-            # Not to be trusted by itself: a given key that signs later vouches for it.
-            known |= {str(key_id): str(key) for key_id, key in dict(line.what.get("signs") or {}).items() if key_id not in keys}
         checked.findings += [f"{place}: {finding}" for finding in findings]
     end = checked.head.number
     if keys and checked.signed < end:

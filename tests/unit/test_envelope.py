@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdn_worker.errors import MessageError, SettingsError
-from fdn_worker.protocol.envelope import Keyring, Signer, make_key, payload_of
+from fdn_worker.protocol import Message, pack
+from fdn_worker.protocol.envelope import Keyring, Signer, is_public_key, key_id_of, make_key, node_of_key, payload_of, verify
+from tests.unit.strategies import messages
 
 SIGNER = Signer("site-a", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 OTHER = Signer("site-a", Ed25519PrivateKey.from_private_bytes(bytes(32)))
@@ -103,3 +105,59 @@ def test_a_key_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | Non
 def test_an_unsigned_profile_has_no_public_key() -> None:
     with pytest.raises(SettingsError, match="no public key"):
         Signer().public_key()
+
+
+@given(messages, st.data())
+def test_an_envelope_with_any_flipped_bit_is_refused(message: Message, data: st.DataObject) -> None:
+    body = bytearray(pack(message, SIGNER))
+    assert RING.open(bytes(body)).key_id == "site-a"
+    body[data.draw(st.integers(0, len(body) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(MessageError):
+        RING.open(bytes(body))
+
+
+def test_every_bit_of_one_envelope() -> None:
+    sealed = SIGNER.seal(b'{"a": "\\u00e9"}')
+    for number in range(8 * len(sealed)):
+        body = bytearray(sealed)
+        body[number // 8] ^= 1 << number % 8
+        with pytest.raises(MessageError):
+            RING.open(bytes(body))
+
+
+@given(st.lists(st.binary(max_size=40), min_size=2, max_size=2, unique=True))
+def test_a_signature_is_of_its_bytes_alone(data: list[bytes]) -> None:
+    one, other = data
+    assert verify(SIGNER.public_key(), SIGNER.sign(one), one)
+    assert not verify(SIGNER.public_key(), SIGNER.sign(one), other)
+    assert not verify(OTHER.public_key(), SIGNER.sign(one), one)
+
+
+def test_a_signature_has_one_spelling() -> None:
+    """The last character before the padding has bits that no decoder looks at."""
+    signature = SIGNER.sign(b"x")
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    twin = signature[:-3] + alphabet[alphabet.index(signature[-3]) ^ 1] + "=="
+    assert base64.b64decode(twin) == base64.b64decode(signature)
+    assert not verify(SIGNER.public_key(), twin, b"x")
+    assert not verify(SIGNER.public_key(), signature + "\n", b"x")
+
+
+def test_a_revoked_key_is_refused_by_name_though_it_is_trusted() -> None:
+    ring = Keyring(RING.keys, revoked={"site-a": "stolen"})
+    with pytest.raises(MessageError, match="key 'site-a', which was revoked: stolen") as caught:
+        ring.open(SIGNER.seal(b"{}"))
+    assert caught.value.code == "key-revoked"
+
+
+def test_a_nodes_keys_have_names_of_their_own(tmp_path: Path) -> None:
+    names = set()
+    for number in range(3):
+        make_key(tmp_path / str(number))
+        signer = Signer.of_node("site-a", tmp_path / str(number))
+        assert signer.key_id == key_id_of("site-a", signer.public_key())
+        assert node_of_key(signer.key_id) == "site-a"
+        assert is_public_key(signer.public_key())
+        names.add(signer.key_id)
+    assert len(names) == 3
+    assert not any(map(is_public_key, ("", "AAAA", "no base64!", signer.public_key() + "A")))

@@ -31,6 +31,7 @@ from fdn_worker.protocol import (
     pack,
     unpack,
 )  # fmt: skip
+from fdn_worker.protocol.envelope import key_id_of
 from fdn_worker.protocol.names import BEAT_KEY, DEAD_INBOX, EVENT_KEY, EXECUTIONS, INBOX, control_queue, event_exchange, execution_queue
 from fdn_worker.protocol.upload import FinishedFile, PartETag, TransferFile
 from federation import relay as module
@@ -322,6 +323,49 @@ def test_signatures_are_checked_against_the_sender(
     said = " ".join(record.getMessage() for record in caplog.records)
     for words in ("is unsigned", "signed by 'site-b', came from site-a", "does not fit the message"):
         assert words in said
+
+
+def test_a_node_changes_its_key_without_a_gap(
+    centre: Centre, submission: Submission, signed: Relay, follower: Followed, dead: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEYS_SECONDS", 0.0)
+    new = Signer("site-a", Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32))
+    old, new = (Signer(key_id_of("site-a", one.public_key()), one.key) for one in (Signer("site-a", KEYS["site-a"]), new))
+    said = [event(centre, submission, number, lines=(str(number),)) for number in range(1, 6)]
+    say(centre, said[0], signer=new)
+    assert len(dead.wait(1)) == 1
+    centre.records.keys.add("site-a", new.public_key())
+    say(centre, said[1], signer=old)
+    say(centre, said[2], signer=new)
+    assert follower.wait(2) == said[1:3]
+    centre.records.keys.revoke("site-a", old.key_id, "stolen")
+    say(centre, said[3], signer=old)
+    say(centre, said[4], signer=new)
+    assert follower.wait(3) == [*said[1:3], said[4]]
+    assert len(dead.wait(2)) == 2
+
+
+def test_a_key_that_was_just_added_is_looked_up(centre: Centre, submission: Submission, signed: Relay, follower: Followed) -> None:
+    """What a node says with its new key is not lost because the relay read the keys a moment ago."""
+    first, second = event(centre, submission, 1, lines=("a",)), event(centre, submission, 2, lines=("b",))
+    say(centre, first, signer=Signer("site-a", KEYS["site-a"]))
+    assert follower.wait(1) == [first]
+    new = Signer("site-a", Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32))
+    row = centre.records.keys.add("site-a", new.public_key())
+    signed._keys_read -= 2.0
+    say(centre, second, signer=Signer(row.key_id, new.key))
+    assert follower.wait(2) == [first, second]
+
+
+def test_an_embedded_relay_takes_nothing_unsigned_of_a_node_with_a_key(
+    centre: Centre, submission: Submission, relay: Relay, follower: Followed, dead: Followed
+) -> None:
+    enrol(centre.broker, centre.records, "site-a", public_key=Signer("site-a", KEYS["site-a"]).public_key())
+    good = event(centre, submission, 1, state=State.ACCEPTED)
+    say(centre, good)
+    assert len(dead.wait(1)) == 1
+    say(centre, good, signer=Signer("site-a", KEYS["site-a"]))
+    assert follower.wait(1) == [good]
 
 
 def test_answers_are_signed(centre: Centre, submission: Submission, signed: Relay) -> None:
