@@ -22,6 +22,7 @@ from fdn_worker.protocol import (
     Endpoint,
     Inquiry,
     Keyring,
+    Manifest,
     Port,
     Signer,
     State,
@@ -98,6 +99,10 @@ def test_values_of_samples_of_1_1() -> None:
     inquiry, _ = unpack((HERE / "v1.1/inquiry.json").read_bytes(), RING)
     assert isinstance(inquiry, Inquiry)
     assert inquiry.orders == (order,)
+    manifest, _ = unpack((HERE / "v1.1/manifest.json").read_bytes(), RING)
+    assert isinstance(manifest, Manifest)
+    assert manifest.release is not None
+    assert (manifest.release.verdict, manifest.release.person, manifest.release.withheld) == ("partly", "eve", 2)
     answer, _ = unpack((HERE / "v1.1/answer.json").read_bytes(), RING)
     assert isinstance(answer, Answer)
     assert answer.plans[0].reasons[0].fault is Fault.POLICY

@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -152,7 +151,9 @@ def test_what_is_released_is_seen(watched: Watched, services: Services) -> None:
     assert result.state is State.SUCCEEDED, result.explain()
     place = (submission.execution, submission.task, submission.node, 1)
     assert watched.seen() == sorted([watched.way, *(attempt_key(*place, f"outputs/{name}") for name in ("big", "table.csv"))])
-    signed, key = unpack(b"".join(rig.centre.store.get(attempt_key(*place, "manifest.json"))), rig.centre.records.keys.ring(of=watched.node))
+    signed, key = unpack(
+        b"".join(rig.centre.store.get(attempt_key(*place, "manifest.json"))), rig.centre.records.keys.ring(of=watched.node)
+    )
     assert isinstance(signed, Manifest)
     assert signed.release is not None
     assert key.startswith(watched.node), "it is the site's own word"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -148,7 +151,9 @@ def test_some_of_it(house: Rig, waiting: Submission, count: Path) -> None:
 
 
 def test_what_a_rule_keeps_is_not_a_persons_to_give(house: Rig, count: Path) -> None:
-    submission = send(house, count, 'echo x >> "$1"; mkdir raw; echo secret > raw/a; echo b > b.bin; printf "\\1" >> b.bin', ("raw/**", "*.bin"))
+    submission = send(
+        house, count, 'echo x >> "$1"; mkdir raw; echo secret > raw/a; echo b > b.bin; printf "\\1" >> b.bin', ("raw/**", "*.bin")
+    )
     house.reach(submission, State.AWAITING_RELEASE)
     done = house.command(NODE, "release", str(submission.run), "--file", "outputs/raw/a")
     assert (done.returncode, "no file that waits matches" in done.stderr) == (2, True)
@@ -218,8 +223,22 @@ def test_a_worker_that_is_drained_does_not_wait_for_a_person(house: Rig, waiting
     assert end(house, waiting, count).state is State.SUCCEEDED
 
 
+def test_at_a_terminal_it_asks_for_each_file(house: Rig, waiting: Submission, count: Path) -> None:
+    here, there = os.openpty()
+    command = [sys.executable, "-m", "fdn_worker", "release", str(waiting.run), "--settings", str(house.federation.settings_file(NODE))]
+    os.write(here, b"n\ny\n")
+    done = subprocess.run(command, stdin=there, capture_output=True, text=True, timeout=30, check=True)
+    os.close(here)
+    os.close(there)
+    assert "let logs/run.log leave? [y/N]: let outputs/table.csv leave? [y/N]: 1 of 2 files may leave" in done.stdout
+    assert end(house, waiting, count).state is State.SUCCEEDED
+    assert left_the_site(house, waiting) == ["manifest.json", "outputs/note.txt", "outputs/table.csv"]
+
+
 def test_what_is_shown(house: Rig, count: Path) -> None:
-    submission = send(house, count, f'echo x >> "$1"; {{ echo group,n; printf "=cmd,3\\n"; }} > table.csv; printf "\\1\\2" > c.bin', user="ada", tool="mean")
+    submission = send(
+        house, count, 'echo x >> "$1"; { echo group,n; printf "=cmd,3\\n"; } > table.csv; printf "\\1\\2" > c.bin', user="ada", tool="mean"
+    )
     house.reach(submission, State.AWAITING_RELEASE)
     listed = house.command(NODE, "release").stdout
     assert [word for word in (str(submission.run)[:8], "mean", "ada", "2 of 2") if word not in listed] == []

@@ -34,6 +34,7 @@ from fdn_worker.protocol import (
     Present,
     Reason,
     Refusal,
+    Release,
     Report,
     Resources,
     Server,
@@ -71,9 +72,12 @@ def few(of: st.SearchStrategy[Any], least: int = 0) -> st.SearchStrategy[Any]:
 
 reasons = st.builds(Reason, code=text, fault=st.sampled_from(list(Fault)), message=text)
 usages = st.builds(Usage, cpu_seconds=seconds, peak_memory=sizes, estimated=st.booleans())
+releases = st.builds(
+    Release, verdict=st.sampled_from(["released", "partly", "denied"]), rules=few(text), person=text, at=moments, why=text, withheld=sizes
+)  # fmt: skip
 reports = st.builds(
     Report, launcher=st.none() | text, image_digest=st.none() | text, exit_code=st.none() | st.integers(0, 255), usage=usages,
-    bytes_in=sizes, bytes_out=sizes, lines_dropped=sizes, manifest_sha256=st.none() | digests,
+    bytes_in=sizes, bytes_out=sizes, lines_dropped=sizes, manifest_sha256=st.none() | digests, release=st.none() | releases,
 )  # fmt: skip
 of_attempt = {"request": st.uuids(), "node": ids, "run": st.uuids(), "attempt": attempts}
 of_run = {"execution": st.uuids(), "task": ids, "node": ids, "run": st.uuids(), "attempt": attempts}
@@ -112,6 +116,7 @@ def orders(draw: st.DrawFn) -> TaskOrder:
             "ports": few(st.builds(Port, container=ports, host=st.none() | ports)).filter(_distinct), "listen_within": seconds,
             "servers": few(st.builds(Server, node=ids, host=st.just("x.org"), ports=st.dictionaries(ports, ports, max_size=3))),
             "mounts": few(mounts), "checks": few(paths), "sandbox": ids, "moves": few(st.builds(Move, source=paths, shelf=ids, to=paths)),
+            "release_within": st.none() | st.floats(0, 1e8),
             "network": st.booleans(), "timeout": seconds, "labels": st.builds(Labels, user=text, project=text, tool=text),
             "source": st.builds(Source, repository=st.just("https://x.org/y"), commit=st.just("0f" * 20), pack=st.none() | inputs),
         },
@@ -128,7 +133,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
               datasets=few(ids), slots=attempts, slots_free=sizes, problems=few(text), gpus=sizes, images=few(text), address=text,
               present=few(st.builds(Present, run=st.uuids(), attempt=attempts, state=states))),
     st.builds(Manifest, **of_run, at=moments, exit_code=st.none() | st.integers(0, 255), usage=usages,
-              files=few(st.builds(ManifestFile, path=paths, size=sizes, sha256=digests))),
+              files=few(st.builds(ManifestFile, path=paths, size=sizes, sha256=digests)), release=st.none() | releases),
     st.builds(TransferRequest, **of_attempt, direction=st.sampled_from(["get", "put"]), by=st.sampled_from(["store", "broker"]),
               files=few(st.builds(TransferFile, path=text, size=sizes, upload_id=st.none() | text, parts=few(numbers)), 1)),
     st.builds(Grant, **of_attempt, expires=moments,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fdn_worker.errors import Fault, SettingsError
+from fdn_worker.initialise import initialise
 from fdn_worker.protocol import ManifestFile, Reason, State, TaskOrder, now
 from fdn_worker.protocol.manifest import LOG_PATH
 from fdn_worker.release.airlock import DEFAULT, LIVE, Airlock, Leaving, Verdict, Word, conclude, waits
@@ -29,7 +31,9 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def judged(folder: RunFolder, *rules: dict[str, Any], order: TaskOrder | None = None, paths: tuple[str, ...] = (), **changes: Any) -> dict[str, Verdict]:
+def judged(
+    folder: RunFolder, *rules: dict[str, Any], order: TaskOrder | None = None, paths: tuple[str, ...] = (), **changes: Any
+) -> dict[str, Verdict]:
     """What rules r0, r1, ... say of the files; `default` and `logs` among the changes."""
     release: dict[str, Any] = {"rules": [{"id": f"r{number}", **rule} for number, rule in enumerate(rules)]}
     if "default" in changes:
@@ -114,7 +118,9 @@ def test_a_rule_that_lets_go_fits_all_of_the_order(folder: RunFolder, rule: dict
 @pytest.mark.parametrize(("datasets", "fits"), [(("census", "public"), True), (("public",), False), ((), False)])
 @pytest.mark.parametrize("action", ["person", "deny"])
 def test_a_rule_that_holds_fits_any_of_the_order(folder: RunFolder, action: str, datasets: tuple[str, ...], fits: bool) -> None:
-    found = judged(folder, {"action": action, "datasets": ["census"]}, {"action": "auto"}, order=an_order(datasets=datasets), paths=(NOTES,))
+    found = judged(
+        folder, {"action": action, "datasets": ["census"]}, {"action": "auto"}, order=an_order(datasets=datasets), paths=(NOTES,)
+    )
     assert found[NOTES].rule == ("r0" if fits else "r1")
 
 
@@ -124,7 +130,11 @@ def test_checks(folder: RunFolder, otherwise: str, action: str) -> None:
     rule = {"action": "check", "kinds": ["csv"], "checks": checks, "otherwise": otherwise}
     found = judged(folder, rule, paths=(TABLE,))[TABLE]
     assert (found.action, found.rule, found.kind) == (action, "r0", "csv")
-    assert found.findings == ("csv: column 'n' has counts below 11: row 1", "csv: it has more than 1 rows", "text: it has more than 2 lines")
+    assert found.findings == (
+        "csv: column 'n' has counts below 11: row 1",
+        "csv: it has more than 1 rows",
+        "text: it has more than 2 lines",
+    )
     folder.listed(TABLE).write_text("group,n\na,11\n")
     good = judged(folder, rule, paths=(TABLE,))[TABLE]
     assert (good.action, good.findings) == ("release", ())
@@ -139,7 +149,8 @@ def test_checks(folder: RunFolder, otherwise: str, action: str) -> None:
         ('[[release.rules]]\nid = "a"\naction = "auto"\n' * 2, "rule 'a' is there twice"),
         ('[[release.rules]]\nid = "default"\naction = "auto"\n', "rule 'default' is there twice, or has a name that is taken"),
         ('[[release.rules]]\nid = "a"\naction = "auto"\nkinds = ["exe"]\n', "fdn-worker.toml:9: release.rules.0.kinds.0: Input should be 'empty'"),
-        ('[[release.rules]]\nid = "a"\naction = "auto"\n[[release.rules]]\nid = "b"\nacton = "deny"\n', "fdn-worker.toml:11: unknown key 'release.rules.1.acton', did you mean 'action'?"),
+        ('[[release.rules]]\nid = "a"\naction = "auto"\n[[release.rules]]\nid = "b"\nacton = "deny"\n',
+         "fdn-worker.toml:11: unknown key 'release.rules.1.acton', did you mean 'action'?"),
     ],
 )  # fmt: skip
 def test_wrong_rules_are_named_with_their_place(tmp_path: Path, text: str, said: str) -> None:
@@ -154,6 +165,19 @@ def test_a_check_that_is_not_there_is_found_at_the_start(tmp_path: Path) -> None
     rule = {"id": "a", "action": "check", "checks": {"parquet": {}}}
     with pytest.raises(SettingsError, match="check 'parquet' is not installed"):
         Airlock(settings(tmp_path, release={"rules": [rule]}))
+
+
+def test_the_example_that_init_writes_is_right(tmp_path: Path) -> None:
+    initialise("site-a", tmp_path / "fdn-worker.toml", f"sqlite:///{tmp_path}/b", tmp_path)
+    before, head, after = (tmp_path / "fdn-worker.toml").read_text().partition("[release]\n")
+    example, _, rest = after.partition("\n\n")
+    keys = "\n".join(re.findall(r"^# (\w[\w.]* = .*|\[\[.*)$", example, re.MULTILINE))
+    (tmp_path / "fdn-worker.toml").write_text(f"{before}{head}{keys}\n\n{rest}")
+    section = load(tmp_path / "fdn-worker.toml").release
+    assert (section.default, [(rule.id, rule.action, list(rule.checks)) for rule in section.rules]) == (
+        "person",
+        [("tables", "check", ["csv"])],
+    )
 
 
 # What follows

@@ -214,3 +214,12 @@ def test_a_deadline_that_passes_while_inputs_are_hashed_is_told(centre: Centre) 
     with pytest.raises(BadRequest, match="has passed"):
         centre.stage_in(request(deadline=now()), "k")
     assert centre.records.executions() == []
+
+
+def test_each_order_has_its_time_for_the_release(centre: Centre) -> None:
+    submission = centre.stage_in(request(), "k")
+    centre.order_again(submission.run, 2)
+    for attempt in (1, 2):
+        order = centre.order(submission.run, attempt)
+        assert order.release_by is not None
+        assert (order.release_by - order.deadline).total_seconds() == centre.settings.release

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fdn_worker.check import Finding, probe
+import pytest
+
+from fdn_worker.check import findings as probe
+from fdn_worker.findings import Finding
 from fdn_worker.journal import Journal
 from fdn_worker.protocol import Signer
 from tests.unit.helpers import settings
@@ -41,3 +44,18 @@ def test_what_is_to_be_mended(tmp_path: Path) -> None:
 
 def test_what_is_not_set_is_not_looked_at(tmp_path: Path) -> None:
     assert not [what for what in found(tmp_path) if what.startswith(("dataset", "shelf", "host", "ports"))]
+
+
+@pytest.mark.parametrize(
+    ("options", "sound", "says"),
+    [
+        ({}, True, "nothing waits here"),
+        ({"logs": "never", "release": {"default": "person"}}, True, "0 rules, and for the rest person"),
+        ({"release": {"rules": [{"id": "a", "action": "auto"}]}}, False, "a task's log leaves as it comes"),
+        ({"release": {"rules": [{"id": "a", "action": "check", "checks": {"gone": {}}}]}}, False, "check 'gone' is not installed"),
+    ],
+)
+def test_what_may_leave(tmp_path: Path, options: dict[str, Any], sound: bool, says: str) -> None:
+    finding = found(tmp_path, **options)["release"]
+    assert (finding.sound, bool(finding.remedy)) == (sound, not sound)
+    assert says in finding.says
