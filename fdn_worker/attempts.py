@@ -8,12 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from fdn_worker import freshness, launchers, policy
-from fdn_worker.errors import Fault, JournalUnavailable, PolicyRefused, SystemFault
+from fdn_worker.errors import Fault, JournalUnavailable, SystemFault
 from fdn_worker.holds import Holds
-from fdn_worker.journal import Entry, Journal, Phase
+from fdn_worker.journal import Decided, Entry, Journal, Phase
 from fdn_worker.launchers import Launcher
+from fdn_worker.policy import Decision, PolicyFile, Runs
 from fdn_worker.protocol import Reason, State, TaskOrder, now
 from fdn_worker.release.register import Releases
 from fdn_worker.runner import Attempt
@@ -31,16 +33,17 @@ class Attempts:
         journal: Journal,
         holds: Holds,
         launcher: Callable[[str], Launcher],
+        policy_file: PolicyFile | None,
         run: Callable[[Attempt], None],
         trouble: Callable[[JournalUnavailable, str], None],
     ) -> None:
         self._settings, self._journal, self._holds, self._launcher = settings, journal, holds, launcher
         self._releases = Releases(journal)
-        self._run, self._trouble = run, trouble
+        self._policy, self._run, self._trouble = policy_file, run, trouble
         self._held: dict[str, Attempt] = {}
         self._ready: deque[Attempt] = deque()
         self._slots_free = settings.slots
-        self._lock = threading.RLock()
+        self._lock, self._deciding = threading.RLock(), threading.Lock()
         self._closed = False
 
     def __len__(self) -> int:
@@ -81,14 +84,10 @@ class Attempts:
         order = entry.order
         assert order is not None, "a tombstone is done"
         if entry.phase is Phase.RECEIVED:
-            refused = next(self.refusals(order), None)
-            if refused is not None:
-                reason = Reason(code=refused.code, fault=refused.fault, message=str(refused))
-                log.warning("%s rejected: %s", entry.name, refused, extra={"action": "reject"})
-                self._journal.record(entry.name, phase=Phase.DONE, state=State.REJECTED, reason=reason, finished=now().isoformat())
-                return
-            # The intake has other orders to write, and would judge this one alike after a power cut.
-            self._journal.record(entry.name, durable=False, phase=Phase.ACCEPTED, state=State.ACCEPTED)
+            # One at a time: each counts for the next.
+            with self._deciding:
+                if not self._taken(entry.name, order):
+                    return
         if entry.phase is Phase.HELD and entry.name not in self._releases.due():
             with self._lock:
                 self._held.pop(entry.name, None)
@@ -103,13 +102,27 @@ class Attempts:
                 self._slots_free -= 1  # given back by its thread, even if that only settles it
         self._launch(attempt)
 
-    def refusals(self, order: TaskOrder) -> Iterator[PolicyRefused]:
-        """Every reason why the site, or the launcher, does not take the order now."""
-        yield from freshness.refusals(order, self._journal, self._settings.clock_tolerance, now())
-        yield from policy.refusals(order, self._settings, now())
-        name = order.launcher or self._settings.launcher
-        if name in self._settings.allowed_launchers:
-            yield from launchers.refusals(self._launcher(name), order)
+    def _taken(self, name: str, order: TaskOrder) -> bool:
+        """Decide about an order, and write that down."""
+        decision = self.decide(order)
+        decided = None if decision.policy is None else Decided(decision.rule, decision.policy)
+        if not decision.refusals:
+            # The intake has other orders to write, and would judge this one alike after a power cut.
+            self._journal.record(name, durable=False, phase=Phase.ACCEPTED, state=State.ACCEPTED, decided=decided)
+            return True
+        refused = decision.refusals[0]
+        reason = Reason(code=refused.code, fault=refused.fault, message=str(refused))
+        log.warning("%s rejected: %s", name, refused, extra={"action": "reject"})
+        self._journal.record(name, phase=Phase.DONE, state=State.REJECTED, reason=reason, decided=decided, finished=now().isoformat())
+        return False
+
+    def decide(self, order: TaskOrder) -> Decision:
+        """What the site says of the order now, and its launcher; the same for a plan of it."""
+        moment, name = now(), order.launcher or self._settings.launcher
+        stale = freshness.refusals(order, self._journal, self._settings.clock_tolerance, moment)
+        decision = policy.decide(order, self._settings, moment, self._policy, lambda rule: Runs(*self._journal.let_in(rule)))
+        unfit = launchers.refusals(self._launcher(name), order, decision.keep_to) if name in self._settings.allowed_launchers else ()
+        return replace(decision, refusals=(*stale, *decision.refusals, *unfit))
 
     def schedule(self) -> None:
         """Give free slots to those that wait, first come first served."""

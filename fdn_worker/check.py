@@ -4,41 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import urllib3
 
-from fdn_worker import folders, launchers, policy
+from fdn_worker import folders, launchers, policy, probe, site_secrets
 from fdn_worker.brokers import connect
 from fdn_worker.errors import FdnError
+from fdn_worker.findings import Finding
 from fdn_worker.holds import bind_address
 from fdn_worker.journal import Journal
-from fdn_worker.protocol import Signer
+from fdn_worker.launchers import Images
+from fdn_worker.policy.lint import lint
+from fdn_worker.protocol import Signer, now
 from fdn_worker.protocol.names import command_queue, control_queue
 from fdn_worker.release.airlock import Airlock
 from fdn_worker.settings import WorkerSettings
 
 
-@dataclass(frozen=True)
-class Finding:
-    sound: bool
-    what: str
-    says: str
-    remedy: str = ""
-
-
-def probe(settings: WorkerSettings) -> Iterator[Finding]:
+def findings(settings: WorkerSettings) -> Iterator[Finding]:
     """All findings, one after the other."""
     yield _disk(settings)
     yield _journal(settings)
     yield _keys(settings)
     yield _broker(settings)
     yield _store(settings)
+    yield from _policy(settings)
     yield _release(settings)
     for name in settings.allowed_launchers:
-        yield _launcher(name, settings)
+        yield from _launcher(name, settings)
     for name in sorted(settings.datasets):
         yield _folder("dataset", name, folders.dataset, settings)
     for name in sorted(settings.shelves):
@@ -51,6 +46,8 @@ def probe(settings: WorkerSettings) -> Iterator[Finding]:
         )
     if settings.ports:
         yield _ports(settings)
+    for name in sorted(settings.secrets):
+        yield _secret(name, settings)
 
 
 def _bad(what: str, error: FdnError) -> Finding:
@@ -141,18 +138,42 @@ def _release(settings: WorkerSettings) -> Finding:
         return Finding(True, "release", "nothing waits here: all that matches an order's patterns leaves by itself ([release] has no rule)")
     said = f"{len(section.rules)} rules, and for the rest {section.otherwise}"
     if settings.logs == "live":
-        return Finding(False, "release", f"{said}; but a task's log leaves as it comes, whatever it says", 'set logs = "after-release" or "never"')
+        return Finding(
+            False, "release", f"{said}; but a task's log leaves as it comes, whatever it says", 'set logs = "after-release" or "never"'
+        )
     return Finding(True, "release", said)
 
 
-def _launcher(name: str, settings: WorkerSettings) -> Finding:
+def _policy(settings: WorkerSettings) -> Iterator[Finding]:
+    path = settings.policy
+    if path is None:
+        yield Finding(True, "policy", "none is set: whatever the settings allow, they allow to everybody")
+        return
+    try:
+        found = policy.PolicyFile(path).current()
+        mode = path.stat().st_mode
+    except FdnError as error:
+        yield _bad("policy", error)
+        return
+    if mode & 0o022:
+        yield Finding(False, "policy", f"others than its owner may write {path}", f"chmod go-w {path}")
+    doubts = len(list(lint(found, settings, now())))
+    more = f"; {doubts} doubts: `fdn-worker policy lint`" if doubts else ""
+    yield Finding(True, "policy", f"{len(found.rule)} rules of {path} decide{more}")
+
+
+def _launcher(name: str, settings: WorkerSettings) -> Iterator[Finding]:
     what = f"launcher {name}"
     try:
-        held = launchers.load(name, settings.launchers.get(name, {}), settings.state_dir / name).names(settings.node)
+        launcher = launchers.load(name, settings.launchers.get(name, {}), settings.state_dir / name)
+        held = launcher.names(settings.node)
     except FdnError as error:
-        return _bad(what, error)
+        yield _bad(what, error)
+        return
     warning = "; it protects nothing: for development alone" if name == "process" else ""
-    return Finding(True, what, f"answers, holds {len(held)} attempts{warning}")
+    yield Finding(True, what, f"answers, holds {len(held)} attempts{warning}")
+    if isinstance(launcher, Images):
+        yield from probe.hardening(name, launcher, settings)
 
 
 def _folder(kind: str, name: str, look: Callable[[str, WorkerSettings], Path], settings: WorkerSettings) -> Finding:
@@ -168,6 +189,18 @@ def _shelf(name: str, settings: WorkerSettings) -> Finding:
     if found.sound and not os.access(found.says, os.W_OK):
         return Finding(False, found.what, f"{found.says} cannot be written", "give it to the worker's user")
     return found
+
+
+def _secret(name: str, settings: WorkerSettings) -> Finding:
+    what = f"secret {name}"
+    try:
+        path = site_secrets.check(name, settings)
+        site_secrets.place(settings)
+    except FdnError as error:
+        return _bad(what, error)
+    if path.stat().st_mode & 0o007:
+        return Finding(False, what, f"{path} is open to everybody on this machine", f"chmod o= {path}")
+    return Finding(True, what, f"{path}, handed over in {settings.secrets_dir}")
 
 
 def _ports(settings: WorkerSettings) -> Finding:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fdn_worker import cli_audit
+from fdn_worker import cli_audit, cli_policy
 
 if TYPE_CHECKING:
     from fdn_worker.settings import WorkerSettings
@@ -54,6 +54,7 @@ def init(
     """Write a commented settings file and this node's signing key. Replaces neither; a file from the centre's bundle gets its key alone."""
     from fdn_worker import certificates
     from fdn_worker.initialise import initialise
+    from fdn_worker.policy.example import write_example
     from fdn_worker.settings import load
 
     there = settings.exists()
@@ -63,6 +64,8 @@ def init(
     # A node that has both may still ask for a certificate.
     public = "" if key is not None and key.exists() else initialise(node, settings, broker, state_dir.absolute())
     typer.echo(f"kept {settings}" if there else f"wrote {settings}")
+    if example := write_example(settings):
+        typer.echo(f"wrote {example}: it allows nothing until you edit it, and is in force once the settings name it")
     if public:
         typer.echo(f"public key of {node}, for the centre to enrol it with:\n{public}")
     if tls:
@@ -74,11 +77,11 @@ def init(
 @app.command()
 def check(settings: SettingsPath = DEFAULT) -> None:
     """Probe all that this node needs. Each finding says what to mend."""
-    from fdn_worker.check import probe
+    from fdn_worker.check import findings
     from fdn_worker.settings import load
 
     sound = True
-    for finding in probe(load(settings)):
+    for finding in findings(load(settings)):
         sound &= finding.sound
         mark = typer.style("ok", fg="green") if finding.sound else typer.style("no", fg="red")
         typer.echo(f"{mark}  {finding.what}: {finding.says}" + (f"\n    to mend it: {finding.remedy}" if finding.remedy else ""))
@@ -153,12 +156,14 @@ def runs(
 
     loaded = load(settings)
     _journal_there(loaded)
+    journal = Journal(loaded.state_dir / "journal.db", Signer())
+    rules = journal.deciding_rules()
     rows = [
         {
             "run": str(entry.run), "attempt": entry.attempt, "state": str(entry.state), "phase": str(entry.phase), "received": entry.received[:19],
-            "user": entry.order.labels.user if entry.order else "", "argv": list(entry.order.argv) if entry.order else [],
+            "user": entry.order.labels.user if entry.order else "", "rule": rules.get(entry.name), "argv": list(entry.order.argv) if entry.order else [],
         }
-        for entry in Journal(loaded.state_dir / "journal.db", Signer()).recent(limit)
+        for entry in journal.recent(limit)
     ]  # fmt: skip
     if json:
         _json(rows)
@@ -166,11 +171,12 @@ def runs(
     from rich.console import Console
     from rich.table import Column, Table
 
-    narrow = [Column(name, no_wrap=True) for name in ("received (UTC)", "run", "attempt", "state", "user")]
+    narrow = [Column(name, no_wrap=True) for name in ("received (UTC)", "run", "attempt", "state", "user", *["rule"] * bool(rules))]
     table = Table(*narrow, "command", box=None, pad_edge=False)
     for row in rows:
         received, run = str(row["received"])[5:].replace("T", " "), str(row["run"])[:8]
-        table.add_row(received, run, str(row["attempt"]), str(row["state"]), str(row["user"]), " ".join(row["argv"])[:60])  # type: ignore[arg-type]
+        rule = [str(row["rule"] or "")] * bool(rules)
+        table.add_row(received, run, str(row["attempt"]), str(row["state"]), str(row["user"]), *rule, " ".join(row["argv"])[:60])  # type: ignore[arg-type]
     Console(markup=False, highlight=False).print(table if rows else "no runs yet")
 
 
@@ -239,6 +245,7 @@ def release(
 
 
 cli_audit.add_to(app)
+cli_policy.add_to(app)
 
 
 def _journal_there(settings: WorkerSettings) -> None:

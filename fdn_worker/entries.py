@@ -42,7 +42,9 @@ def note_state(db: sqlite3.Connection, event: TaskEvent, columns: Mapping[str, A
     kind = _STATES.get(event.state, "ended" if event.state.terminal else None)
     if kind is None:
         return
-    what: dict[str, Any] = {"run": str(event.run), "attempt": event.attempt, "rule": columns.get("rule"), "image": columns.get("image")}
+    what: dict[str, Any] = {"run": str(event.run), "attempt": event.attempt} | {
+        name: columns.get(name) for name in ("rule", "policy", "image")
+    }
     if event.state.terminal:
         what["state"] = event.state
     if event.reason is not None:

@@ -33,7 +33,9 @@ grace = 10
 # What starts a task. `process` runs it without a container, unprotected: for development alone.
 launcher = "docker"
 allowed_launchers = ["docker"]
-# Whether a task may ask for the network, or at least reach the server of its own execution.
+# The site's policy: who may run what on which data. Without one these settings alone decide, for everybody alike.
+# policy = {policy}
+# Whether a task may ask for the network, or at least reach the server of its own execution; with a policy, that says so.
 allow_network = false
 allow_servers = false
 # To let tasks be servers: where other sites reach this machine, and ports that may be published there.
@@ -117,6 +119,7 @@ def settings_text(
     """A settings file with comments. `private` is the node's key file, None in an embedded federation; `trusted` key id -> public key."""
     return TEMPLATE.format(
         node=json.dumps(node), state_dir=json.dumps(str(state_dir)), broker=json.dumps(broker), store=json.dumps(store),
+        policy=json.dumps("/etc/fdn-worker/policy.toml"),
         embedded=str(broker.startswith("sqlite:")).lower(),
         private="# (an embedded federation works unsigned)" if private is None else f"private = {json.dumps(str(private))}",
         trusted="\n".join(f"{json.dumps(key_id)} = {json.dumps(key)}" for key_id, key in trusted.items()) or '# centre = "..."',

@@ -88,7 +88,7 @@ class Inquiries:
 
     def _plan(self, order: TaskOrder) -> OrderPlan:
         name = order.launcher or self._node.settings.launcher
-        reasons = [_reason(refused) for refused in self._node.attempts.refusals(order)]
+        reasons = [_reason(refused) for refused in self._node.attempts.decide(order).refusals]
         reasons += [reason for reason in self._unmet(order) if reason not in reasons]
         digest = here = None
         launcher = self._node.launcher(name) if name in self._node.settings.allowed_launchers else None

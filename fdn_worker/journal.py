@@ -44,6 +44,8 @@ CREATE TABLE IF NOT EXISTS flags (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS holds (
     name TEXT PRIMARY KEY, ports TEXT NOT NULL, sandbox TEXT, listening INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS releases (name TEXT PRIMARY KEY, since TEXT NOT NULL, until TEXT, verdicts TEXT NOT NULL, word TEXT);
+CREATE TABLE IF NOT EXISTS decisions (name TEXT PRIMARY KEY, rule TEXT, policy TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS let_in (rule TEXT PRIMARY KEY, runs INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, deadline TEXT NOT NULL);
 """
 #: A table that comes to be leaves it as it is: an older worker does without the table.
@@ -101,6 +103,14 @@ class Entry:
         order = decode(self.order_json.encode())
         assert isinstance(order, TaskOrder)
         return order
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Which rule decided about an attempt, None for none that did, and the hash of the policy that was in force."""
+
+    rule: str | None
+    policy: str
 
 
 class Journal:
@@ -245,6 +255,7 @@ class Journal:
         reason: Reason | None = None,
         report: Report | None = None,
         listening: Sequence[Endpoint] = (),
+        decided: Decided | None = None,
         durable: bool = True,
         **columns: Any,
     ) -> None:
@@ -252,7 +263,11 @@ class Journal:
         if phase is not None:
             columns["phase"] = phase
         with self.transaction(durable) as db:
-            self._write(db, name, state, lines, reason, report, listening, **columns)
+            self._write(db, name, state, lines, reason, report, listening, decided, **columns)
+            if decided is not None:
+                db.execute("INSERT OR REPLACE INTO decisions VALUES (?, ?, ?)", (name, decided.rule, decided.policy))
+                if state is State.ACCEPTED:
+                    db.execute("INSERT INTO let_in VALUES (?, 1) ON CONFLICT DO UPDATE SET runs = runs + 1", (decided.rule,))
             if listening:
                 db.execute("UPDATE holds SET listening=1 WHERE name=?", (name,))
         if state is not None or lines or listening:
@@ -267,6 +282,7 @@ class Journal:
         reason: Reason | None = None,
         report: Report | None = None,
         listening: Sequence[Endpoint] = (),
+        decided: Decided | None = None,
         **columns: Any,
     ) -> None:
         if state is not None or lines or listening:
@@ -283,7 +299,8 @@ class Journal:
             db.execute("INSERT INTO outbox (message_id, body) VALUES (?, ?)", (event.message_id, body))
             if state is not None:
                 columns["last_event"] = body
-                note_state(db, event, columns)
+                rule = {} if decided is None else {"rule": decided.rule, "policy": decided.policy}
+                note_state(db, event, columns | rule)
         if columns:
             assignments = ", ".join(f"{column}=?" for column in columns)
             db.execute(f"UPDATE runs SET {assignments} WHERE name=?", (*columns.values(), name))  # column names are ours
@@ -291,6 +308,21 @@ class Journal:
     def entry(self, name: str) -> Entry | None:
         """The attempt, or None."""
         return next(iter(self._select("WHERE name=?", name)), None)
+
+    def decision(self, name: str) -> Decided | None:
+        """What the site's policy decided about the attempt; None where there was none."""
+        rows = self.read("SELECT rule, policy FROM decisions WHERE name=?", name)
+        return Decided(rows[0]["rule"], rows[0]["policy"]) if rows else None
+
+    def deciding_rules(self) -> dict[str, str | None]:
+        """The rule that decided about each attempt about which a policy did."""
+        return {row["name"]: row["rule"] for row in self.read("SELECT name, rule FROM decisions")}
+
+    def let_in(self, rule: str) -> tuple[int, int]:
+        """How many orders the rule has let in: ever, also those forgotten since, and of them unfinished ones."""
+        ever = self.read("SELECT runs FROM let_in WHERE rule=?", rule)
+        here = self.read("SELECT count(*) AS runs FROM runs JOIN decisions USING (name) WHERE phase != 'done' AND rule=?", rule)
+        return (ever[0]["runs"] if ever else 0), here[0]["runs"]
 
     def unfinished(self) -> list[Entry]:
         """Attempts that are not done, oldest first."""
@@ -312,7 +344,7 @@ class Journal:
             if latest is not None and latest > (self.flag(FORGOTTEN) or ""):
                 db.execute("INSERT OR REPLACE INTO flags VALUES (?, ?)", (FORGOTTEN, latest))
             db.execute(f"DELETE FROM runs WHERE {gone}", of)
-            for table in ("parts", "holds", "releases"):
+            for table in ("parts", "holds", "decisions", "releases"):
                 db.execute(f"DELETE FROM {table} WHERE name NOT IN (SELECT name FROM runs)")  # table names are ours
             db.execute("DELETE FROM requests WHERE deadline < ?", (now().isoformat(),))
 

@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from fdn_worker import disk, folders
+from fdn_worker import disk, folders, policy, site_secrets
 from fdn_worker.errors import Fault, FdnError, JournalUnavailable, PolicyRefused, SystemFault
 from fdn_worker.holds import Hold, Holds, bind_address
-from fdn_worker.journal import Entry, Journal, Phase, outcome_json, read_outcome
+from fdn_worker.journal import Decided, Entry, Journal, Phase, outcome_json, read_outcome
 from fdn_worker.launchers import Bind, Exit, Launcher, LaunchSpec
 from fdn_worker.logs import LogSink
 from fdn_worker.protocol import Endpoint, Manifest, ManifestFile, Mount, Reason, Report, Signer, State, TaskOrder, Usage, now, pack
@@ -68,6 +68,8 @@ class Site(Protocol):
     sources: SourceCache
     holds: Holds
     airlock: Airlock
+    #: None where the settings decide alone.
+    policy_file: policy.PolicyFile | None
 
     def launcher(self, name: str) -> Launcher: ...
     def end(self, attempt: Attempt, why: str) -> None: ...
@@ -138,7 +140,10 @@ def _execute(attempt: Attempt, entry: Entry, site: Site) -> Exit:
         # Across a restart there is only the wall's clock to tell how long it has run.
         ran = max(0.0, (now() - datetime.fromisoformat(entry.started)).total_seconds()) if entry.started else 0.0
     attempt.ends = time.monotonic() + order.timeout - ran
-    attempt.sink = LogSink(entry, attempt.folder.log, site.journal, site.settings.limits, live=site.settings.logs == "live")
+    attempt.sink = LogSink(
+        entry, attempt.folder.log, site.journal, site.settings.limits, live=site.settings.logs == "live",
+        hidden=site_secrets.lines(order, site.settings),
+    )  # fmt: skip
     attempt.running = True
     try:
         if attempt.stopping():
@@ -169,6 +174,7 @@ def _weighed(attempt: Attempt, launcher: Launcher, site: Site) -> AbstractContex
 
 def _stage_in(attempt: Attempt, launcher: Launcher, site: Site) -> LaunchSpec:
     order, folder, settings = attempt.order, attempt.folder, site.settings
+    decision = _decided_again(attempt, site)
     folders.check(order, settings)
     hold = site.holds.take(order) if order.ports or order.sandbox else Hold({}, False)
     folder.make()
@@ -185,9 +191,21 @@ def _stage_in(attempt: Attempt, launcher: Launcher, site: Site) -> LaunchSpec:
     return LaunchSpec(
         name=attempt.name, node=order.node, argv=order.argv, image=image, environment=order.environment, sandbox=folder.sandbox,
         datasets=datasets, inputs=folder.inputs if order.inputs else None, source=folder.source if order.source else None,
-        resources=order.resources, network=order.network or bool(order.ports or order.servers), variables=settings.variables,
+        resources=order.resources, network=order.network or bool(order.ports or order.servers), keep_to=decision.keep_to, variables=settings.variables,
         ports=hold.ports, bind=bind_address(settings) if hold.ports else "", mounts=mounts,
+        secrets=site_secrets.lay(order, settings),
     )  # fmt: skip
+
+
+def _decided_again(attempt: Attempt, site: Site) -> policy.Decision:
+    """What the site's policy says as the task is about to start: it may have changed, or run out, since the order came."""
+    # By itself it does not use up what it was let in by.
+    decision = policy.by_policy(attempt.order, site.settings, now(), site.policy_file, lambda _: policy.Runs())
+    if decision.policy is not None and (decided := Decided(decision.rule, decision.policy)) != site.journal.decision(attempt.name):
+        site.journal.record(attempt.name, durable=False, decided=decided)
+    if decision.refusals:
+        raise decision.refusals[0]
+    return decision
 
 
 def _bind(mount: Mount, folder: RunFolder, settings: WorkerSettings) -> Bind:
@@ -231,6 +249,7 @@ def _settle(attempt: Attempt, site: Site, state: State, reason: Reason | None, e
     journal, limits, order = site.journal, site.settings.limits, attempt.order
     entry = _entry(journal, attempt.name)
     files: list[ManifestFile] = []
+    site_secrets.clear(attempt.name, site.settings)
     if state is State.SUCCEEDED:
         try:
             found = collect(attempt.folder.sandbox, order.outputs, most_files=limits.output_files, most_bytes=limits.output_bytes)
@@ -241,7 +260,7 @@ def _settle(attempt: Attempt, site: Site, state: State, reason: Reason | None, e
             if site.airlock.closed and error.code in NAMING:
                 # The names of what a task leaves are its words, too.
                 log.warning("%s: %s", attempt.name, error, extra={"action": "output-refused"})
-                reason = reason.model_copy(update={"message": "something that the task left is refused; the worker's log at the site says what"})
+                reason = reason.model_copy(update={"message": "what the task left is refused; the site's log says what of it"})
     log_file = attempt.folder.log
     if site.settings.logs != "never" and log_file.exists() and log_file.stat().st_size:
         files.append(describe(log_file, LOG_PATH))

@@ -31,6 +31,9 @@ from fdn_worker.protocol.base import Id, Way
 from fdn_worker.protocol.order import PLACES, PORT_VARIABLE, Text, VariableName
 from fdn_worker.release.rules import ReleaseSection
 
+#: What of the network a task is kept to: the servers of its own execution, what the site's proxy lets through, or nothing less than all.
+KeepTo = Literal["", "server", "proxy"]
+
 DEFAULT_PATH = Path("/etc/fdn-worker/fdn-worker.toml")
 MIB = 1024**2
 
@@ -137,6 +140,8 @@ class WorkerSettings(BaseSettings):
     ports: Annotated[str, StringConstraints(pattern=r"^(\d{1,5}-\d{1,5})?$")] = ""
     #: What the centre may do with the images here: nothing, see them, or pull and remove them too.
     images: Literal["none", "list", "manage"] = "list"
+    #: Image with a shell in which `fdn-worker check` looks round; "" is the smallest here that has one.
+    probe_image: str = ""
     #: When a task's log lines leave the site: as they come, with its outputs alone, or not at all.
     logs: Literal["live", "after-release", "never"] = "live"
 
@@ -147,11 +152,17 @@ class WorkerSettings(BaseSettings):
     host_paths: tuple[Path, ...] = ()
     #: Shelf name -> folder into which orders may have results copied that are to stay here.
     shelves: Annotated[dict[Id, Path], Field(default_factory=dict)]
+    #: Secret name -> file of the site's, for tasks that ask for it; handed over from memory, in a folder below `secrets_dir`.
+    secrets: Annotated[dict[Id, Path], Field(default_factory=dict)]
+    secrets_dir: Path = Path("/dev/shm")
     #: NAME -> value, for every task: in its environment, and for `$NAME` in its command.
     variables: Annotated[dict[VariableName, Text], Field(default_factory=dict)]
     #: Whether an order may have its sandbox kept for the next one of the same user, and days after which an unused one goes.
     keep_sandboxes: bool = False
     keep_days: Annotated[float, Field(gt=0)] = 30.0
+
+    #: The site's policy file: who may run what on which data. None leaves it to these settings, for everybody alike.
+    policy: Path | None = None
 
     limits: LimitsSection = LimitsSection()
     transfer: TransferSection = TransferSection()
@@ -169,10 +180,10 @@ class WorkerSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
 
-    @field_validator("state_dir")
+    @field_validator("state_dir", "secrets_dir", "policy")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        if not value.is_absolute():
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_absolute():
             raise ValueError("must be an absolute path")
         return value
 
@@ -290,4 +301,4 @@ def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
         if inner is None:
             return []
         model = inner
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]

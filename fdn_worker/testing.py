@@ -14,7 +14,9 @@ Tasks need `/bin/sh` and the usual small tools. Clearing up is the fixtures' wor
 
 from __future__ import annotations
 
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -112,6 +114,18 @@ class LauncherContract:
         assert said[7] == f"a{sandbox}/b"
         assert said[10] == sandbox
 
+    def test_secrets_are_files_that_the_task_alone_is_shown(self, launcher: Launcher, make_spec: MakeSpec) -> None:
+        # A worker hands over a folder in memory.
+        folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+        try:
+            (folder / "token").write_text("open sesame\n")
+            (folder / "token").chmod(0o400)
+            script = 'wc -c < "$1"; grep -c sesame "$SECRETS_PATH/token"; env | grep -c sesame'
+            spec = make_spec("/bin/sh", "-c", script, "sh", "$SECRETS_PATH/token", secrets=folder)
+            assert [text.strip() for text in texts(run(launcher, spec)[1])] == ["12", "1", "0"]
+        finally:
+            shutil.rmtree(folder)
+
     def test_the_sites_variables(self, launcher: Launcher, make_spec: MakeSpec) -> None:
         script = 'printf "%s\\n" "$1" "$LEVEL" "$MINE"'
         environment, variables = {"MINE": "${LEVEL}!", "LEVEL": "forged"}, {"LEVEL": "3"}
@@ -140,7 +154,7 @@ class LauncherContract:
     def test_only_the_orders_environment(self, launcher: Launcher, make_spec: MakeSpec) -> None:
         _, lines = run(launcher, make_spec("/bin/sh", "-c", "env", environment={"MINE": "yes"}))
         names = {line.partition("=")[0] for line in texts(lines)}
-        places = {"DATA_PATH", "SANDBOX_PATH", "INPUT_PATH", "SOURCE_PATH", "NODE_NAME"}
+        places = {"DATA_PATH", "SANDBOX_PATH", "INPUT_PATH", "SOURCE_PATH", "NODE_NAME", "SECRETS_PATH"}
         assert names - {"PWD", "OLDPWD", "SHLVL", "_", "HOSTNAME"} == places | {"MINE", "HOME", "PATH"}
 
     def test_folders(self, launcher: Launcher, make_spec: MakeSpec, tmp_path: Path) -> None:

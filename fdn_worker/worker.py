@@ -15,7 +15,7 @@ import time
 from contextlib import AbstractContextManager
 from datetime import timedelta
 
-from fdn_worker import freshness, launchers, policy, runner
+from fdn_worker import freshness, launchers, policy, runner, site_secrets
 from fdn_worker.attempts import Attempts
 from fdn_worker.audit import Audit
 from fdn_worker.brokers import Broker, Delivery, Handler, Subscription
@@ -33,6 +33,7 @@ from fdn_worker.inventory import Inventory
 from fdn_worker.journal import Journal
 from fdn_worker.launchers import Launcher
 from fdn_worker.outbox import Outbox
+from fdn_worker.policy.document import Policy
 from fdn_worker.protocol import (
     Completed,
     ControlRequest,
@@ -85,8 +86,10 @@ class Worker:
         self._launchers: dict[str, Launcher] = {}
         self.holds = Holds(settings, self.journal)
         self.airlock = Airlock(settings)
+        self.problems: dict[str, str] = {}
+        self.policy_file = policy.PolicyFile(settings.policy, self._policy_changed) if settings.policy else None
         self.attempts = Attempts(
-            settings, self.journal, self.holds, self.launcher, lambda attempt: runner.run(attempt, self), self._journal_fails
+            settings, self.journal, self.holds, self.launcher, self.policy_file, lambda attempt: runner.run(attempt, self), self._journal_fails
         )
         seen = settings.allowed_launchers if settings.images != "none" else ()
         self.inventory = Inventory(lambda: map(self.launcher, seen))
@@ -98,7 +101,6 @@ class Worker:
         #: What could not be journalled, and so is not settled, with who handles it.
         self._unwritten: list[tuple[Handler, Delivery]] = []
         self._swept = self._tried = -SWEEP
-        self.problems: dict[str, str] = {}
 
     def _wake(self) -> None:
         self.outbox.wake()
@@ -139,7 +141,10 @@ class Worker:
                 "this is an embedded federation, for trying things on: nothing is signed, and whoever can write to its broker has this node run "
                 "what they like", extra={"action": "unsigned"},
             )  # fmt: skip
+        if self.policy_file is None:
+            log.warning("no policy: whatever the settings allow, they allow to everybody", extra={"action": "no-policy"})
         self.audit.start(self.settings.keys)
+        self._mind_policy()
         self.outbox.start()
         self.outbox.wake()
         # Before any control request comes: a cancel must find what it is to end.
@@ -202,6 +207,8 @@ class Worker:
                 RunFolder(runs / leftover).remove()
             except OSError as error:
                 log.warning("run folder %s stays behind: %s", leftover, error, extra={"action": "sweep-later"})
+        for leftover in self._unwanted(site_secrets.laid(self.settings)):
+            site_secrets.clear(leftover, self.settings)
         try:
             self.holds.sweep()
         except (OSError, JournalUnavailable) as error:
@@ -211,6 +218,27 @@ class Worker:
         """Those among `found` that no attempt has any more. An attempt is known here before anything of it stands."""
         held = self.attempts.names()
         return found - {entry.name for entry in self.journal.unfinished()} - held
+
+    def _policy_changed(self, found: Policy | SettingsError) -> None:
+        """Another policy is in force, or the file is broken and everything refused."""
+        if isinstance(found, SettingsError):
+            self.problems["policy"] = f"every order is refused: {found}"
+            log.error("every order is refused: %s", found, extra={"action": "policy-broken"})
+            self.journal.audit("policy", broken=str(found))
+            return
+        self.problems.pop("policy", None)
+        log.info("policy %s of %d rules is in force", found.digest[:12], len(found.rule), extra={"action": "policy"})
+        self.journal.audit("policy", sha256=found.digest, rules=[rule.id for rule in found.rule])
+
+    def _mind_policy(self) -> None:
+        """Have a change told when it is made, and not with the next order alone."""
+        try:
+            if self.policy_file is not None:
+                self.policy_file.current()
+        except SettingsError:
+            log.debug("the policy is still broken")
+        except JournalUnavailable as error:
+            self._journal_fails(error, "a policy")
 
     # Intake
 
@@ -351,6 +379,7 @@ class Worker:
             self.attempts.tick()
         except JournalUnavailable as error:
             self._journal_fails(error, "what is due")
+        self._mind_policy()
         self._mind_intake()
         if time.monotonic() - self._swept > SWEEP:
             self._swept = time.monotonic()

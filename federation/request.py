@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ByteSize, ConfigDict, Field, Vali
 from fdn_worker.errors import Fault, FdnError
 from fdn_worker.protocol import InputFile, Labels, Mount, Move, Port, Resources, Server, Source, TaskOrder
 from fdn_worker.protocol.base import Id, RelativePath
+from fdn_worker.protocol.image import ImageSignature
 from fdn_worker.protocol.names import ID_PATTERN
 from fdn_worker.protocol.order import (
     COMMIT_PATTERN,
@@ -80,6 +81,8 @@ class TaskRequest(BaseModel):
     argv: Annotated[tuple[Text, ...], Field(min_length=1)]
     image: Annotated[str, Field(min_length=1, pattern=IMAGE_PATTERN)] | None = None
     image_digest: Digest | None = None
+    #: Of the digest, as `fem sign-image` gives it, for nodes that ask whose image it is.
+    image_signature: ImageSignature | None = None
     launcher: str | None = None
     environment: dict[VariableName, Text] = Field(default_factory=dict)
     datasets: tuple[Id, ...] = ()
@@ -116,6 +119,7 @@ class TaskRequest(BaseModel):
     checks: tuple[RelativePath, ...] = ()
     sandbox: Annotated[str, Field(pattern=SANDBOX_PATTERN)] | None = None
     moves: tuple[Move, ...] = ()
+    secrets: tuple[Id, ...] = ()
 
     @field_validator("argv")
     @classmethod
@@ -123,6 +127,12 @@ class TaskRequest(BaseModel):
         if not value[0].strip():
             raise ValueError("the command's name is empty")
         return value
+
+    @model_validator(mode="after")
+    def _digest_signed(self) -> TaskRequest:
+        if self.image_signature and not self.image_digest:
+            raise ValueError("image_signature is that of a digest: give image_digest, too")
+        return self
 
     @model_validator(mode="after")
     def _source_whole(self) -> TaskRequest:
@@ -159,8 +169,9 @@ class TaskRequest(BaseModel):
         source = build(Source, repository=self.repository, commit=self.commit) if self.repository else None
         return build(
             TaskOrder, execution=execution, task=self.task, node=self.node, run=run, attempt=attempt, issued=issued, deadline=deadline,
-            launcher=self.launcher, image=self.image, image_digest=self.image_digest, argv=self.argv, environment=self.environment,
-            datasets=self.datasets, inputs=inputs, outputs=self.outputs, resources=self.resources, network=self.network, timeout=self.timeout,
-            source=source, labels=Labels(user=self.user, project=self.project, tool=self.tool), ports=self.ports,
-            listen_within=self.listen_within, servers=self.servers, mounts=self.mounts, checks=self.checks, sandbox=self.sandbox, moves=self.moves,
+            launcher=self.launcher, image=self.image, image_digest=self.image_digest, image_signature=self.image_signature,
+            argv=self.argv, environment=self.environment, datasets=self.datasets, inputs=inputs, outputs=self.outputs,
+            resources=self.resources, network=self.network, timeout=self.timeout, source=source,
+            labels=Labels(user=self.user, project=self.project, tool=self.tool), ports=self.ports, listen_within=self.listen_within,
+            servers=self.servers, mounts=self.mounts, checks=self.checks, sandbox=self.sandbox, moves=self.moves, secrets=self.secrets,
         )  # fmt: skip

@@ -15,6 +15,7 @@ Node = Annotated[str, typer.Argument(help="The node's id.")]
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(keys)
+    app.command("sign-image")(sign_image)
     for name, command in (("keys", of_node), ("add-key", add), ("revoke-key", revoke)):
         nodes.command(name)(command)
 
@@ -48,6 +49,28 @@ def keys(
         f'2. in fem.toml, then restart what runs there:\nkey = "{private}"\nkey_id = "{key_id}"\n[former_keys]\n{last.key_id} = "{last.public_key()}"\n'
         f'3. once no order waits that the old key signed, at each site:\n[keys.revoked]\n{last.key_id} = "replaced by {key_id}"'
     )  # fmt: skip
+
+
+def sign_image(
+    digest: Annotated[str, typer.Argument(help="sha256:..., the image's digest.")],
+    key: Annotated[Path, typer.Option(help="The author's private key; made if it is not there yet.")],
+) -> None:
+    """Vouch for an image, as its author: prints the signature for the tool, and the public key for the sites that ask for it."""
+    import re
+
+    from fdn_worker.protocol import Signer
+    from fdn_worker.protocol.envelope import make_key
+    from fdn_worker.protocol.image import signed_part
+    from fdn_worker.protocol.order import DIGEST_PATTERN
+
+    if not re.fullmatch(DIGEST_PATTERN, digest):
+        raise typer.BadParameter(f"{digest!r} must be sha256: and 64 hexadecimal digits; `docker image ls --digests` shows it")
+    if not key.exists():
+        make_key(key)
+        typer.echo(f"made {key}: keep it to yourself", err=True)
+    signer = Signer.load(key.stem, key)
+    typer.echo(f"in the tool, beside the image's digest:\nsignature: {signer.sign(signed_part(digest))}\n"
+               f'in the policy of a site that trusts you:\n[signers]\n{key.stem} = "{signer.public_key()}"')  # fmt: skip
 
 
 def _following(taken: set[str], last: str) -> str:

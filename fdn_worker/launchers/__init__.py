@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from fdn_worker.errors import PolicyRefused, SettingsError
 from fdn_worker.protocol import ImageHere, Resources, TaskOrder, Usage
+from fdn_worker.settings import KeepTo
 
 GROUP = "fdn_worker.launchers"
 PullPolicy = Literal["always", "if-not-present", "never"]
@@ -50,6 +51,8 @@ class LaunchSpec:
     secrets: Path | None = None
     resources: Resources = field(default_factory=Resources)
     network: bool = False
+    #: What of the network it is kept to.
+    keep_to: KeepTo = ""
     #: The site's own variables, for the environment and to be filled in.
     variables: Mapping[str, str] = field(default_factory=dict)
     #: Port of the task -> port of this machine at which others reach it, on the address `bind` alone.
@@ -111,7 +114,8 @@ class Launcher(Protocol):
 
 
 # What a launcher may offer besides. One that lacks `Serving` gets no order with ports, one that lacks `Particular` none
-# with mounts: what it does not know of, it would leave out without a word.
+# with mounts or secrets, one that lacks `Keeping` none that is to be kept to a proxy: what it does not know of, it would leave
+# out without a word.
 
 
 @runtime_checkable
@@ -128,6 +132,14 @@ class Particular(Protocol):
 
     def refusals(self, order: TaskOrder) -> Iterator[PolicyRefused]:
         """Every reason; quick, without asking an engine."""
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """Tasks of this launcher can be kept to a part of the network."""
+
+    def gives(self, keep_to: KeepTo) -> bool:
+        """Whether the site has set it up for that."""
 
 
 @runtime_checkable
@@ -158,14 +170,29 @@ class Images(Protocol):
         """Take the name away, and the image with its last one. Raises TaskFailed (image-missing, image-in-use)."""
 
 
-def refusals(launcher: Launcher, order: TaskOrder) -> Iterator[PolicyRefused]:
-    """Why this launcher does not take the order."""
+def refusals(launcher: Launcher, order: TaskOrder, keep_to: KeepTo = "") -> Iterator[PolicyRefused]:
+    """Why this launcher does not take the order, whose task would be kept to that of the network."""
+    if isinstance(launcher, Keeping):
+        if (order.network or order.ports or order.servers) and not launcher.gives(keep_to):
+            yield no_network(order.node)
+    elif keep_to == "proxy":
+        yield PolicyRefused("this launcher keeps no task to a proxy", code="network-refused", remedy="name another one")
     if order.ports and not isinstance(launcher, Serving):
         yield PolicyRefused("this launcher publishes no ports", code="ports-refused", remedy="name another one")
     if isinstance(launcher, Particular):
         yield from launcher.refusals(order)
-    elif order.mounts:
+        return
+    if order.mounts:
         yield PolicyRefused("this launcher mounts no folders", code="mounts-refused", remedy="name another one")
+    if order.secrets:
+        yield PolicyRefused("this launcher hands over no secrets", code="secrets-refused", remedy="name another one")
+
+
+def no_network(node: str) -> PolicyRefused:
+    """The launcher has no network to give."""
+    return PolicyRefused(
+        f"node {node} grants no network to tasks", code="network-refused", remedy="order it without network, ports and servers"
+    )
 
 
 def load(name: str, options: Mapping[str, Any], state: Path) -> Launcher:

@@ -19,6 +19,7 @@ from fdn_worker.launchers.open_files import deleted, processes
 from fdn_worker.launchers.options import read_options
 from fdn_worker.launchers.sockets import connectable, listened
 from fdn_worker.protocol import ImageHere, TaskOrder
+from fdn_worker.settings import KeepTo
 
 if TYPE_CHECKING:
     from fdn_worker.launchers.docker_engine import ContainerState
@@ -46,8 +47,11 @@ class DockerLauncher:
     def start(self, spec: LaunchSpec) -> None:
         from docker.errors import APIError
 
+        if spec.network and spec.keep_to == "proxy":
+            self._engine.check_internal(self.options.proxy_network)
         config = container_config(spec, self.options, self._accounts.parent(spec.name))
-        for folder in {spec.sandbox, *(mount.source for mount in spec.mounts if not mount.read_only)}:
+        secret = () if spec.secrets is None else (spec.secrets, *spec.secrets.iterdir())
+        for folder in {spec.sandbox, *(mount.source for mount in spec.mounts if not mount.read_only), *secret}:
             self._give_away(folder)
         with self._engine.to(f"create {spec.name}") as api:
             try:
@@ -102,7 +106,10 @@ class DockerLauncher:
         return {container["Labels"][LABEL_NAME] for container in found if LABEL_NAME in container["Labels"]}
 
     def refusals(self, order: TaskOrder) -> Iterator[PolicyRefused]:
-        return refusals(order, self.options)
+        return refusals(order)
+
+    def gives(self, keep_to: KeepTo) -> bool:
+        return self.options.network_for(keep_to) != "none"
 
     def listening(self, name: str, ports: Mapping[int, int]) -> set[int]:
         # A published port proves nothing: Docker's own proxy takes connections there while nobody listens in the container.

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from fdn_worker.errors import PolicyRefused
-from fdn_worker.launchers import Bind, LaunchSpec, PullPolicy
+from fdn_worker.launchers import Bind, LaunchSpec, PullPolicy, no_network
 from fdn_worker.launchers.options import Options
 from fdn_worker.launchers.places import command_of
 from fdn_worker.protocol import Mount, TaskOrder
+from fdn_worker.settings import KeepTo
 
-DATA, SANDBOX, INPUTS, SOURCE = "/data", "/sandbox", "/inputs", "/source"
+DATA, SANDBOX, INPUTS, SOURCE, SECRETS = "/data", "/sandbox", "/inputs", "/source", "/run/secrets"
 LABEL_NODE, LABEL_NAME = "fdn.node", "fdn.name"
 #: What no mount may lie at or below: the container's own views of the kernel.
 _KERNEL = ("/proc", "/sys", "/dev")
+NetworkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Size = Annotated[str, StringConstraints(pattern=r"^[1-9]\d*[kmg]?$")]
 
 
@@ -29,7 +31,12 @@ class DockerOptions(Options):
     #: UID or UID:GID that tasks run as. A worker that is not root cannot give sandboxes away: set its own ids then.
     user: Annotated[str, StringConstraints(pattern=r"^\d{1,9}(:\d{1,9})?$")] = "65534:65534"
     #: Docker network for orders that ask for one; "none" grants none.
-    network: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "none"
+    network: NetworkName = "none"
+    #: That of tasks which are to reach, or be, a server of their own execution and no more; "" is `network`.
+    server_network: NetworkName | Literal[""] = ""
+    #: That of tasks which are kept to the proxy, an internal one, and the proxy's address as they see it; "none" grants none.
+    proxy_network: NetworkName = "none"
+    proxy: Annotated[str, StringConstraints(pattern=r"^(http://[^\s/@]+/?)?$")] = ""
     #: Processes and threads of one task.
     pids: Annotated[int, Field(ge=8)] = 512
     #: Size of /tmp, which counts as the task's memory.
@@ -52,12 +59,22 @@ class DockerOptions(Options):
             raise ValueError("tasks never run as root")
         return value
 
-    @field_validator("network")
+    @field_validator("network", "server_network", "proxy_network")
     @classmethod
     def _a_network(cls, value: str) -> str:
         if value in ("host", "container"):
             raise ValueError("tasks never share the host's or another container's network")
         return value
+
+    @model_validator(mode="after")
+    def _reached(self) -> DockerOptions:
+        if (self.proxy_network == "none") != (not self.proxy):
+            raise ValueError("proxy_network and proxy go together")
+        return self
+
+    def network_for(self, keep_to: KeepTo) -> str:
+        """The Docker network of tasks that are kept to that; "none" where there is none for it."""
+        return {"": self.network, "server": self.server_network or self.network, "proxy": self.proxy_network}[keep_to]
 
     @property
     def ids(self) -> tuple[int, int]:
@@ -66,11 +83,10 @@ class DockerOptions(Options):
         return int(uid), int(gid or uid)
 
 
-def refusals(order: TaskOrder, options: DockerOptions) -> Iterator[PolicyRefused]:
-    """What of an order these options do not take."""
-    if (order.network or order.ports or order.servers) and options.network == "none":
-        yield _no_network(order.node)
+def refusals(order: TaskOrder) -> Iterator[PolicyRefused]:
+    """What of an order no container gets."""
     taken = [SANDBOX, *(f"{DATA}/{name}" for name in order.datasets), *[INPUTS] * bool(order.inputs), *[SOURCE] * bool(order.source)]
+    taken += [SECRETS] * bool(order.secrets)
     for mount in order.mounts:
         target = mount.target
         if any(_at_or_below(target, root) for root in _KERNEL):
@@ -94,17 +110,11 @@ def _is_place(mount: Mount, order: TaskOrder) -> bool:
     return mount.kind == "sandbox" and not mount.source and mount.target == SANDBOX
 
 
-def _no_network(node: str) -> PolicyRefused:
-    return PolicyRefused(
-        f"node {node} grants no network to tasks", code="network-refused", remedy="order it without network, ports and servers"
-    )
-
-
 def container_config(spec: LaunchSpec, options: DockerOptions, cgroup: str | None) -> dict[str, Any]:
     """The body of Docker's create call. Raises PolicyRefused for a network that the node does not grant."""
-    if spec.network and options.network == "none":
-        raise _no_network(spec.node)
-    command = command_of(spec, data=DATA, sandbox=SANDBOX, inputs=INPUTS, source=SOURCE)
+    if spec.network and options.network_for(spec.keep_to) == "none":
+        raise no_network(spec.node)
+    command = command_of(spec, data=DATA, sandbox=SANDBOX, inputs=INPUTS, source=SOURCE, secrets=SECRETS)
     return {
         "Image": spec.image,
         # The image's own entrypoint and health check have no say.
@@ -112,13 +122,20 @@ def container_config(spec: LaunchSpec, options: DockerOptions, cgroup: str | Non
         "Cmd": list(command.argv[1:]),
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGTERM",
-        "Env": [f"{name}={value}" for name, value in command.environment.items()],
+        "Env": [f"{name}={value}" for name, value in {**command.environment, **_proxy(spec, options)}.items()],
         "User": "{}:{}".format(*options.ids),
         "WorkingDir": SANDBOX,
         "ExposedPorts": {f"{port}/tcp": {} for port in spec.ports},
         "Labels": {LABEL_NODE: spec.node, LABEL_NAME: spec.name},
         "HostConfig": _host_config(spec, options) | ({"CgroupParent": cgroup} if cgroup else {}),
     }
+
+
+def _proxy(spec: LaunchSpec, options: DockerOptions) -> dict[str, str]:
+    """Variables that tell a task of the proxy. What passes it by goes nowhere, so they need not be enforced."""
+    if not spec.network or spec.keep_to != "proxy":
+        return {}
+    return dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), options.proxy)
 
 
 def _host_config(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
@@ -128,7 +145,7 @@ def _host_config(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
         "SecurityOpt": ["no-new-privileges"],
         "Privileged": False,
         "ReadonlyRootfs": True,
-        "NetworkMode": options.network if spec.network else "none",
+        "NetworkMode": options.network_for(spec.keep_to) if spec.network else "none",
         "PortBindings": {f"{port}/tcp": [{"HostIp": spec.bind, "HostPort": str(published)}] for port, published in spec.ports.items()},
         "IpcMode": "private",
         "Init": True,
@@ -150,7 +167,8 @@ def _host_config(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
 
 def _mounts(spec: LaunchSpec) -> Iterator[dict[str, Any]]:
     places = [Bind(spec.sandbox, SANDBOX, read_only=False), *(Bind(folder, f"{DATA}/{name}") for name, folder in spec.datasets.items())]
-    places += [Bind(folder, target) for folder, target in ((spec.inputs, INPUTS), (spec.source, SOURCE)) if folder is not None]
+    read = ((spec.inputs, INPUTS), (spec.source, SOURCE), (spec.secrets, SECRETS))
+    places += [Bind(folder, target) for folder, target in read if folder is not None]
     there = {place.target for place in places}
     # Without NonRecursive a file system that is mounted below a source would come along, and writable.
     options = {"Propagation": "rprivate", "NonRecursive": True}

@@ -17,7 +17,7 @@ from docker.errors import APIError, DockerException, NotFound
 from requests.exceptions import RequestException
 from urllib3.exceptions import ReadTimeoutError
 
-from fdn_worker.errors import LauncherUnavailable, RunVanished
+from fdn_worker.errors import LauncherUnavailable, PolicyRefused, RunVanished
 from fdn_worker.launchers import LogLine
 from fdn_worker.launchers.docker_logs import lines, since
 
@@ -117,6 +117,16 @@ class Engine:
             datetime.fromisoformat(state["StartedAt"]), datetime.fromisoformat(state["FinishedAt"]), found["Id"], state["Pid"],
             tuple(network["IPAddress"] for network in found["NetworkSettings"]["Networks"].values() if network["IPAddress"]),
         )  # fmt: skip
+
+    def check_internal(self, network: str) -> None:
+        """PolicyRefused for a network that has a way out of its own."""
+        with self.to(f"inspect network {network}") as api:
+            try:
+                internal = api.inspect_network(network)["Internal"]
+            except NotFound:
+                internal = False
+        if not internal:
+            raise PolicyRefused(f"there is no internal Docker network {network!r} here", code="network-refused", remedy="tell the site")
 
     def wait(self, name: str, seconds: float) -> None:
         """Return when the container has ended, or after `seconds`."""

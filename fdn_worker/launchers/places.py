@@ -29,13 +29,13 @@ def fill(text: str, places: Mapping[str, str]) -> str:
     return _REFERENCE.sub(lambda found: places.get(found[1] or found[2], found[0]), text)
 
 
-def command_of(spec: LaunchSpec, *, data: str, sandbox: str, inputs: str, source: str, shared_ports: bool = False) -> Command:
+def command_of(spec: LaunchSpec, *, data: str, sandbox: str, inputs: str, source: str, secrets: str, shared_ports: bool = False) -> Command:
     """The command of `spec`, given where the task sees each folder. What is filled in cannot be overridden by an order, HOME can.
 
     With `shared_ports` the task listens on this machine's own ports, so on the published ones.
     """
     ports = {f"{PORT_VARIABLE}{port}": str(published if shared_ports else port) for port, published in spec.ports.items()}
-    own = dict(zip(PLACES, (data, sandbox, inputs, source, spec.node), strict=True))
+    own = dict(zip(PLACES, (data, sandbox, inputs, source, spec.node, secrets), strict=True))
     places = {**spec.variables, **ports, **own}
     filled = {name: fill(value, places) for name, value in spec.environment.items()}
     return Command(tuple(fill(word, places) for word in spec.argv), {"HOME": sandbox, **filled, **places})

@@ -128,7 +128,8 @@ class ProcessLauncher:
     def _request(self, home: Path, spec: LaunchSpec) -> dict[str, Any]:
         command = command_of(
             spec, data=str(home / "data"), sandbox=str(spec.sandbox),
-            inputs=str(spec.inputs or home / "inputs"), source=str(spec.source or home / "source"), shared_ports=True,
+            inputs=str(spec.inputs or home / "inputs"), source=str(spec.source or home / "source"),
+            secrets=str(spec.secrets or home / "secrets"), shared_ports=True,
         )  # fmt: skip
         # Of /proc/loadavg's five words the fourth is "running/all" threads of the machine.
         threads = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])

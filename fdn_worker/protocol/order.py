@@ -9,10 +9,11 @@ from uuid import UUID
 from pydantic import AfterValidator, ByteSize, Field, StringConstraints, field_validator, model_validator
 
 from fdn_worker.protocol.base import ByteCount, Id, Message, Moment, Part, RelativePath, Sha256, check_relative_path
+from fdn_worker.protocol.image import ImageSignature
 from fdn_worker.protocol.names import container_name, run_id
 
 #: Environment variables that the node sets itself, and that `$NAME` in argv and environment stands for.
-PLACES = ("DATA_PATH", "SANDBOX_PATH", "INPUT_PATH", "SOURCE_PATH", "NODE_NAME")
+PLACES = ("DATA_PATH", "SANDBOX_PATH", "INPUT_PATH", "SOURCE_PATH", "NODE_NAME", "SECRETS_PATH")
 
 #: Prefix of the variables that tell a task which port it is to listen on.
 PORT_VARIABLE = "PORT_"
@@ -188,8 +189,12 @@ class TaskOrder(Message):
     #: Name of a sandbox that outlives the attempt and is found again; None makes a fresh one.
     sandbox: Annotated[str, StringConstraints(pattern=SANDBOX_PATTERN)] | None = None
     moves: tuple[Move, ...] = ()
+    #: Names of the site's secrets that the task is to find as files in $SECRETS_PATH.
+    secrets: tuple[Id, ...] = ()
     #: Seconds after the deadline within which the site's person may let the outputs go; None is no end.
     release_within: Annotated[float, Field(ge=0)] | None = None
+    #: Of the image's digest, for a site that asks whose image it is.
+    image_signature: ImageSignature | None = None
 
     @model_validator(mode="after")
     def _derived(self) -> TaskOrder:

@@ -170,7 +170,7 @@ def _filled(
     network = template.network if template.network is not None else bool(template.ports) or tool.has_server
     return build(
         TaskRequest, node=node, argv=(*map(filled, template.command.base), *arguments), image=filled(image.reference) if image else None,
-        image_digest=image.digest if image else None,
+        image_digest=image.digest if image else None, image_signature=image.signature if image else None,
         environment={name: filled(value) for name, value in template.environment.items()}, datasets=datasets,
         inputs=(*asked.inputs, *_shipped(tool, template)), outputs=tuple(map(filled, template.outputs)), cpus=needs.cpus, memory=needs.memory,
         gpus=needs.gpus, disk=needs.disk, network=network, timeout=template.timeout, deadline=asked.deadline,
@@ -179,6 +179,7 @@ def _filled(
         ports=tuple(build(Port, container=port.container_port, host=port.host_port) for port in template.ports),
         listen_within=template.listen_within, servers=servers,
         mounts=tuple(mount for volume in template.volumes for mount in _mounts(filled(volume.host_path), filled(volume.container_path), datasets)),
+        secrets=tuple(map(filled, template.secrets)),
         checks=tuple(_below_data(filled(pattern)) for pattern in template.pre_checks), sandbox=filled(kept) if kept else None,
         moves=tuple(build(Move, source=filled(move.source), shelf=filled(move.shelf), to=filled(move.to)) for move in template.move_to),
     )  # fmt: skip

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from fdn_worker.protocol.base import Id, check_relative_path
+from fdn_worker.protocol.image import ImageSignature
 from fdn_worker.protocol.order import COMMIT_PATTERN, Digest, TcpPort, Text, VariableName
 
 Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -93,6 +94,8 @@ class Image(Entry):
     tag: str = ""
     digest: Digest | None = None
     """sha256:..., to insist on these bytes."""
+    signature: ImageSignature | None = None
+    """Of the digest, as `fem sign-image` gives it, for nodes that ask whose image it is."""
     repository: str = ""
     """Registry or path before the name."""
     label: str = ""
@@ -239,6 +242,8 @@ class TaskTemplate(Entry):
     source: Code | None = None
     outputs: Texts = ()
     """Patterns of files below the sandbox to send back, ** crosses folders; one that matches nothing fails the task."""
+    secrets: Texts = ()
+    """Secrets of the node, as files in $SECRETS_PATH: the node's own, and its site says who gets them."""
     pre_checks: Texts = ()
     """Patterns below $DATA_PATH; each must match something before the task starts."""
     persistent: bool | str = False

@@ -18,7 +18,7 @@ from fdn_worker.launchers.docker_config import DockerOptions, container_config, 
 from fdn_worker.launchers.lines import MAX_LINE, Line
 from fdn_worker.launchers.places import command_of, fill
 from fdn_worker.launchers.sockets import listened
-from fdn_worker.protocol import Mount, Port, Server
+from fdn_worker.protocol import Mount
 from tests.unit.helpers import an_order
 
 SPEC = LaunchSpec("a-name", "north", ("tool", "$DATA_PATH/x"), "sha256:0", {"A": "$SOURCE_PATH"}, Path("/sandboxes/1"))
@@ -58,10 +58,11 @@ def test_fill(text: str, filled: str) -> None:
 
 
 def test_command_of() -> None:
-    command = command_of(SPEC, data="/d", sandbox="/s", inputs="/i", source="/c")
+    command = command_of(SPEC, data="/d", sandbox="/s", inputs="/i", source="/c", secrets="/m")
     assert command.argv == ("tool", "/d/x")
     assert command.environment == {
         "HOME": "/s", "A": "/c", "DATA_PATH": "/d", "SANDBOX_PATH": "/s", "INPUT_PATH": "/i", "SOURCE_PATH": "/c", "NODE_NAME": "north",
+        "SECRETS_PATH": "/m",
     }  # fmt: skip
 
 
@@ -150,7 +151,7 @@ def test_the_port_to_listen_on_is_told_and_filled_in() -> None:
     spec = replace(
         SPEC, argv=("serve", "$PORT_8080", "${PORT_9}"), ports={8080: 20000}, variables={"LEVEL": "$NODE_NAME"}, environment={"A": "$LEVEL"}
     )
-    places = {"data": "/d", "sandbox": "/s", "inputs": "/i", "source": "/c"}
+    places = {"data": "/d", "sandbox": "/s", "inputs": "/i", "source": "/c", "secrets": "/m"}
     own = command_of(spec, **places)
     assert (own.argv, own.environment["PORT_8080"]) == (("serve", "8080", "${PORT_9}"), "8080")
     # What the site has written is taken as it is.
@@ -169,8 +170,6 @@ def test_a_port_is_published_at_one_address() -> None:
 @pytest.mark.parametrize(
     ("fields", "codes"),
     [
-        ({"ports": (Port(container=80),)}, ["network-refused"]),
-        ({"servers": (Server(node="b", host="x", ports={}),)}, ["network-refused"]),
         ({"mounts": (Mount(kind="dataset", source="d/x", target="/app/in"), Mount(kind="sandbox", source="", target="/sandbox"))}, []),
         ({"mounts": (Mount(kind="dataset", source="d", target="/data/d"),)}, []),
         ({"mounts": (Mount(kind="dataset", source="d", target="/sandbox/data"),)}, []),
@@ -186,7 +185,7 @@ def test_a_port_is_published_at_one_address() -> None:
     ],
 )
 def test_what_docker_does_not_take(fields: dict[str, Any], codes: list[str]) -> None:
-    assert [error.code for error in refusals(an_order(datasets=("d",), **fields), DockerOptions())] == codes
+    assert [error.code for error in refusals(an_order(datasets=("d",), **fields))] == codes
 
 
 def test_listeners_are_seen_without_asking_them() -> None:

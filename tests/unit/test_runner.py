@@ -116,6 +116,7 @@ class Site:
         self.sources = SourceCache(folder / "git", allow_file=True, timeout=30.0)
         self.holds = Holds(self.settings, self.journal)
         self.airlock = Airlock(self.settings)
+        self.policy_file = None
         self.transfers: Any = Transfers()
         self.fake = Launcher()
         self.slots = 0

@@ -1,24 +1,19 @@
-"""The site's word on an order, before anything of it is touched: every reason why it is not taken, none for one that is.
-
-Quick, since it is asked on the broker's consuming thread. The messages go to the centre.
-"""
+"""What the settings say of an order: the bounds of the node, whoever asks. The site's policy decides within them."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from pathlib import Path
 
-from fdn_worker import folders
+from fdn_worker import folders, site_secrets
 from fdn_worker.errors import PolicyRefused
+from fdn_worker.policy.machine import disk_free, machine_cpus, machine_memory, offered_gpus
 from fdn_worker.protocol import TaskOrder
 from fdn_worker.settings import WorkerSettings
 
 
 def refusals(order: TaskOrder, settings: WorkerSettings, moment: datetime) -> Iterator[PolicyRefused]:
-    """Why the site does not take the order at `moment`; an order is refused with the first, a plan tells all."""
+    """Every reason why the node does not take the order at `moment`."""
     node = settings.node
     if order.node != node:
         yield PolicyRefused(f"the order is for node {order.node}, this is {node}", code="wrong-audience")
@@ -40,6 +35,8 @@ def refusals(order: TaskOrder, settings: WorkerSettings, moment: datetime) -> It
             yield from _raised(folders.mounted, mount, settings)
     for shelf in sorted({move.shelf for move in order.moves}):
         yield from _raised(folders.shelf, shelf, settings)
+    for name in order.secrets:
+        yield from _raised(site_secrets.check, name, settings)
     if order.sandbox is not None and not settings.keep_sandboxes:
         yield PolicyRefused(f"node {node} keeps no sandboxes", code="sandbox-refused", remedy="order it with a fresh one")
     yield from _resources(order, settings)
@@ -66,6 +63,9 @@ def _network(order: TaskOrder, settings: WorkerSettings) -> Iterator[PolicyRefus
         yield PolicyRefused(
             f"the order publishes {len(order.ports)} ports, node {node} has {len(range_)}", code="ports-refused", remedy="ask for fewer"
         )
+    # With a policy, who gets a network is said there alone.
+    if settings.policy is not None:
+        return
     # Who may publish ports, or may reach a server, has its network for that.
     if (order.network or order.servers) and not (settings.allow_network or order.ports or (order.servers and settings.allow_servers)):
         if order.servers:
@@ -98,29 +98,3 @@ def _resources(order: TaskOrder, settings: WorkerSettings) -> Iterator[PolicyRef
                 code="resources",
                 remedy="ask for less",
             )
-
-
-def machine_cpus() -> float:
-    """Processors that this process may use."""
-    return float(len(os.sched_getaffinity(0)))
-
-
-def machine_memory() -> int:
-    """Bytes of physical memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def offered_gpus(settings: WorkerSettings) -> int:
-    """What one order may ask for."""
-    return machine_gpus() if settings.limits.gpus is None else settings.limits.gpus
-
-
-def machine_gpus(root: Path = Path("/")) -> int:
-    """GPUs of NVIDIA's driver; their devices count where its own list cannot be seen, as in a container."""
-    listed = [*(root / "proc/driver/nvidia/gpus").glob("*")]
-    return len(listed or [*(root / "dev").glob("nvidia[0-9]*")])
-
-
-def disk_free(folder: Path) -> int:
-    """Free bytes on the folder's disk."""
-    return shutil.disk_usage(folder).free

@@ -10,6 +10,7 @@ import pytest
 
 from fdn_worker import folders, launchers, policy
 from fdn_worker.errors import Fault, PolicyRefused
+from fdn_worker.policy import bounds
 from fdn_worker.protocol import Mount, Move, Port, Server, Source, now
 from fdn_worker.settings import WorkerSettings
 from tests.unit.helpers import an_order, settings
@@ -39,7 +40,7 @@ def site(tmp_path: Path) -> WorkerSettings:
 
 
 def refusals(site: WorkerSettings, **changes: Any) -> list[PolicyRefused]:
-    found = list(policy.refusals(an_order(**{"timeout": 10.0} | changes), site, now()))
+    found = list(bounds.refusals(an_order(**{"timeout": 10.0} | changes), site, now()))
     assert {error.fault for error in found} <= {Fault.POLICY}
     assert not any("\n" in str(error) for error in found)
     return found
@@ -85,7 +86,7 @@ def test_an_order_past_its_deadline(site: WorkerSettings) -> None:
     error = refusal(site, deadline=moment - timedelta(seconds=1))
     assert error.code == "expired"
     assert f"deadline {moment - timedelta(seconds=1):%Y-%m-%d %H:%M:%S} UTC has passed (submit it again)" in str(error)
-    (error,) = policy.refusals(an_order(deadline=moment, timeout=1.0), site, moment)
+    (error,) = bounds.refusals(an_order(deadline=moment, timeout=1.0), site, moment)
     assert error.code == "expired"
 
 
