@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from fdn_worker.brokers import Delivery, Queue
@@ -83,7 +84,7 @@ class Ground:
         node: str = "",
         ends: frozenset[State] = SUCCEEDED,
         outputs: tuple[str, ...] = ("out.txt",),
-        **more: object,
+        **more: Any,
     ) -> Case:
         """Stage a task in, without sending it."""
         key = uuid.uuid4().hex
@@ -95,23 +96,23 @@ class Ground:
             more = {"image": "fem-busybox:1", **more}
         request = TaskRequest(
             node=node or self.node, argv=("/bin/sh", "-c", script, "sh", count, go), outputs=outputs, timeout=DEADLINE,
-            deadline=now() + timedelta(seconds=DEADLINE), **more,  # type: ignore[arg-type]
+            deadline=now() + timedelta(seconds=DEADLINE), **more,
         )  # fmt: skip
         lines = ("begun", "ended") if script == TASK else None
         case = Case(key, request, self.rig.centre.stage_in(request, key), folder, ends, lines=lines, ghost=node == self.ghost)
         self.cases.append(case)
         return case
 
-    def send(self, script: str = TASK, **more: object) -> Case:
+    def send(self, script: str = TASK, **more: Any) -> Case:
         """Stage a task in, and dispatch it."""
-        case = self.prepare(script, **more)  # type: ignore[arg-type]
+        case = self.prepare(script, **more)
         self.dispatch(case)
         return case
 
     def dispatch(self, case: Case) -> None:
         assert self.rig.centre.dispatch(case.submission)
 
-    def begin(self, script: str = TASK, **more: object) -> Case:
+    def begin(self, script: str = TASK, **more: Any) -> Case:
         """The same, and wait until it runs."""
         case = self.send(script, **more)
         self.rig.line(case.submission, "begun")

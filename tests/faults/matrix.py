@@ -1,6 +1,6 @@
 """The faults, by the numbers of the matrix in docs/reference/reliability.md; test and random mode both make them from here.
 
-A fault is a context: there when it is entered, over when it is left. Around it `round` runs ordinary tasks, which go on
+A fault is a context: there when it is entered, over when it is left. Around it `endure` runs ordinary tasks, which go on
 meanwhile and must not be harmed; a fault that is of a task itself sends that task, and says how it may end.
 """
 
@@ -52,7 +52,7 @@ def fault(
     return register
 
 
-def round(ground: Ground, faults: Sequence[Fault]) -> float:
+def endure(ground: Ground, faults: Sequence[Fault]) -> float:
     """Make these faults at the same time, amid ordinary tasks, and check what must hold after; seconds from their end to the last run's."""
     neighbours = [ground.begin() for _ in range(NEIGHBOURS)]
     held = any(one.held for one in faults)

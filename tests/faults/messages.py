@@ -173,18 +173,20 @@ def restored(ground: Ground) -> Iterator[None]:
     eventually("the node has seen it before", lambda: ground.said("came again") > again)
 
 
-@fault(32, "the centre's clock is 20 minutes behind")
-def behind(ground: Ground) -> Iterator[None]:
-    case = ground.prepare(ends=REJECTED)
-    one = case.submission
-    order = ground.rig.centre.order(one.run, 1)
-    late = timedelta(minutes=20)
-    ground.publish(
-        pack(order.model_copy(update={"issued": order.issued - late, "deadline": order.deadline - late}), ground.rig.centre.signer)
-    )
-    ground.rig.centre.records.mark_dispatched(str(one.run), 1, now())
+@fault(32, "the centre's clock is off by 20 minutes")
+def wrong_clock(ground: Ground) -> Iterator[None]:
+    """Behind, an order comes past its deadline; ahead, it comes from the future."""
+    cases = {}
+    for code, minutes in (("expired", -20), ("clock", 20)):
+        case = cases[code] = ground.prepare(ends=REJECTED)
+        one, off = case.submission, timedelta(minutes=minutes)
+        order = ground.rig.centre.order(one.run, 1)
+        told = order.model_copy(update={"issued": order.issued + off, "deadline": order.deadline + off})
+        ground.publish(pack(told, ground.rig.centre.signer))
+        ground.rig.centre.records.mark_dispatched(str(one.run), 1, now())
     yield
-    assert ground.rig.result(one).reason.code == "expired"  # type: ignore[union-attr]
+    for code, case in cases.items():
+        assert ground.rig.result(case.submission).reason.code == code  # type: ignore[union-attr]
 
 
 def _body(ground: Ground, case: Case) -> bytes:

@@ -75,7 +75,7 @@ class Own:
             self.docker = Daemon.of(started[0], self.place.folder / "dockerd.log")
             repository, _, tag = images.BUSYBOX.partition(":")
             with closing(docker.APIClient(base_url=self._docker_host)) as api:
-                api.import_image_from_data(images.busybox_archive(), repository=repository, tag=tag)  # type: ignore[no-untyped-call]
+                api.import_image_from_data(images.busybox_archive(), repository=repository, tag=tag)
         found = {"busybox": images.BUSYBOX}
         return Services(self._broker.amqp_url, self._broker.management_url, self._store.url, self._docker_host, found)
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import random
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import defaultdict
@@ -25,7 +28,7 @@ from benchmarks.harness import ROOT, machine
 from deployments.services.place import ServiceError
 from fdn_worker.errors import FdnError
 from tests.faults.ground import Ground, ground
-from tests.faults.matrix import Fault, all_faults, round
+from tests.faults.matrix import Fault, all_faults, endure
 from tests.faults.own import running
 
 PAGE = ROOT / "docs/reference/reliability.md"
@@ -60,21 +63,21 @@ def draw(faults: Sequence[Fault], chance: random.Random) -> list[Fault]:
     return sorted(drawn, key=lambda one: one.number == 1)
 
 
-def lane(folder: Path, seed: str, seconds: float, number: int) -> Tally:
-    """Make faults until the time is over."""
+def lane(folder: Path, seed: str, seconds: float, number: int, stop: threading.Event) -> Tally:
+    """Make faults until the time is over, or `stop` is set."""
     tally, chance, faults = Tally(), random.Random(f"{seed}.{number}"), all_faults()
     end = time.monotonic() + seconds
     with ExitStack() as undo:
         own = undo.enter_context(running(folder / f"own-{number}"))
         grounds: dict[str, Ground] = {}
-        while time.monotonic() < end:
+        while time.monotonic() < end and not stop.is_set():
             drawn = draw(faults, chance)
             kind, names = drawn[0].kind, " + ".join(one.id for one in drawn)
             if kind not in grounds:
                 place = Path(tempfile.mkdtemp(dir=folder, prefix=f"{kind}-"))
                 grounds[kind] = undo.enter_context(ground(own, place, kind, chance))
             try:
-                took: float | None = round(grounds[kind], drawn)
+                took: float | None = endure(grounds[kind], drawn)
             except (AssertionError, OSError, FdnError, ServiceError, subprocess.SubprocessError) as error:
                 took = None
                 tally.problems.append(f"lane {number}, {names}: {error}")
@@ -91,15 +94,11 @@ def table(seconds: Mapping[str, Sequence[float | None]]) -> str:
     lines = ["| fault | made | survived | recovery, median | p95 |", "|---|---|---|---|---|"]
     for name, all_ in sorted(seconds.items()):
         good = sorted(one for one in all_ if one is not None)
-        figures = f"{statistics.median(good):.1f} s | {good[round_up(0.95 * len(good)) - 1]:.1f} s" if good else "|"
+        figures = f"{statistics.median(good):.1f} s | {good[math.ceil(0.95 * len(good)) - 1]:.1f} s" if good else "|"
         lines.append(f"| {name} | {len(all_)} | {len(good)} | {figures} |")
     made = sum(map(len, seconds.values()))
     survived = sum(one is not None for all_ in seconds.values() for one in all_)
     return "\n".join([*lines, f"| all | **{made}** | **{survived}** | | |"])
-
-
-def round_up(number: float) -> int:
-    return -int(-number // 1)
 
 
 def write_page(found: str, told: str) -> None:
@@ -123,9 +122,16 @@ def main() -> int:
     logging.disable(logging.ERROR)  # that connections break is the point
     facts, total = machine(), Tally()
     folder = Path(tempfile.mkdtemp(prefix="fem-faults-"))
+    stop = threading.Event()
+    # A lane ends what it has started: so does Ctrl-C, after the round in hand.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with ThreadPoolExecutor(given.lanes) as pool:
-        for tally in pool.map(lambda number: lane(folder, given.seed, given.seconds, number), range(given.lanes)):
-            total += tally
+        lanes = [pool.submit(lane, folder, given.seed, given.seconds, number, stop) for number in range(given.lanes)]
+        try:
+            for one in lanes:
+                total += one.result()
+        finally:
+            stop.set()
     found = table(total.seconds)
     told = f"{given.seconds / 60:.0f} minutes, {given.lanes} lanes, seed {given.seed}: " + "; ".join(
         f"{name} {value}" for name, value in facts.items()

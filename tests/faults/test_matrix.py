@@ -8,14 +8,14 @@ from fdn_worker.protocol import State
 from federation.results import ManifestDiffers
 from tests.faults.conftest import Grounds
 from tests.faults.invariants import check
-from tests.faults.matrix import Fault, all_faults, round
+from tests.faults.matrix import Fault, all_faults, endure
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", all_faults(), ids=lambda fault: fault.id)
 def test_fault(grounds: Grounds, fault: Fault) -> None:
     with grounds.of(fault.kind) as ground:
-        round(ground, [fault])
+        endure(ground, [fault])
 
 
 def test_a_second_execution_is_found(grounds: Grounds) -> None:
