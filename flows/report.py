@@ -51,6 +51,10 @@ def markdown(result: TaskResult, links: Mapping[str, str]) -> str:
         f"| {human(report.bytes_in)} | {human(report.bytes_out)} | {report.launcher or ''} | {f'`{report.image_digest}`' if report.image_digest else ''} |",
         "",
     ]
+    if report.release and (report.release.person or report.release.withheld):
+        by = ", ".join([*report.release.rules, *filter(None, [report.release.person])])
+        kept = f"; files that stay at the site: {report.release.withheld}" if report.release.withheld else ""
+        lines += [f"Release: {report.release.verdict} by {cell(by) or 'nobody'}{kept}.", ""]
     if result.files:
         lines += ["| output | size | SHA-256 |", "|---|---:|---|"]
         lines += [f"| [{cell(file.path)}]({links[file.path]}) | {human(file.size)} | `{file.sha256[:16]}…` |" for file in result.files]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-import unicodedata
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,8 @@ Kind = Literal["empty", "csv", "json", "text", "png", "jpeg", "pdf", "zip", "gzi
 
 #: Bytes that are looked at.
 BEGINNING = 64 * 1024
+#: Control codes but tab and ends of lines.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 #: A CSV file's rows have the same number of fields, of two at least, with one of these between.
 DELIMITERS = ",;\t|"
 _MAGIC: tuple[tuple[bytes, Kind], ...] = (
@@ -54,12 +56,7 @@ def decoded(start: bytes, *, whole: bool) -> str | None:
         if whole or error.start < len(start) - 3:
             return None
         text = start[: error.start].decode("utf-8-sig")
-    return None if any(is_control(character) for character in text) else text
-
-
-def is_control(character: str) -> bool:
-    """Control codes but tab and ends of lines."""
-    return character not in "\t\r\n" and unicodedata.category(character) == "Cc"
+    return None if CONTROL.search(text) else text
 
 
 def _is_safetensors(start: bytes) -> bool:

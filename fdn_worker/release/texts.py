@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from fdn_worker.launchers.options import Options, read_options
-from fdn_worker.release.kinds import is_control, open_plain
+from fdn_worker.release.kinds import CONTROL, open_plain
 
 
 class TextOptions(Options):
@@ -59,7 +59,7 @@ class TextCheck:
                 yield f"line {number:,} has more than {options.max_line:,} characters"
                 return
             found = [f"matches {pattern.pattern!r}" for pattern in self._forbidden if pattern.search(body)]
-            if any(map(is_control, body)):
+            if CONTROL.search(body):
                 found.append("has a control code")
             for what in found:
                 if what not in said:

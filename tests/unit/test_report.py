@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fdn_worker.errors import Fault
-from fdn_worker.protocol import Reason, Report, State, Usage
+from fdn_worker.protocol import Reason, Release, Report, State, Usage
 from federation.results import OutputFile, Stage, TaskResult
 from flows.report import human, markdown
 from tests.unit.helpers import EXECUTION, MOMENT, SHA, an_id
@@ -46,6 +46,14 @@ def test_a_failure_is_told_with_its_reason() -> None:
     assert "(estimated)" in text
     assert "```" not in text
     assert "SHA-256" not in text
+
+
+def test_who_let_it_go_is_told() -> None:
+    release = Release(verdict="partly", rules=("tables",), person="<eve>", at=MOMENT, withheld=2)
+    done = result(report=Report(release=release))
+    assert "Release: partly by tables&#44; &#60;eve&#62;; files that stay at the site: 2." in markdown(done, LINKS)
+    assert done.explain() == "site-a: SUCCEEDED, 1 output, 2 files withheld by the site"
+    assert "Release" not in markdown(result(report=Report(release=Release(verdict="released", rules=("default",), at=MOMENT))), LINKS)
 
 
 def test_nothing_that_a_site_says_breaks_the_page() -> None:
