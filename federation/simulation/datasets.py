@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -118,6 +120,12 @@ class NumpyFile(Source):
         if x.shape[1:] != test_x.shape[1:]:
             raise SimulationError(f"{self.path}: examples of x are {x.shape[1:]}, those of test_x {test_x.shape[1:]}")
         return Dataset(_flat(x) / self.scale, y.astype(np.int64), _flat(test_x) / self.scale, test_y.astype(np.int64))
+
+
+@lru_cache(maxsize=2)
+def load(name: str, parameters: str, seed: int) -> Dataset:
+    """The data set of that name, its hyperparameters as JSON; the same object for variants that share it, and so one copy for all workers."""
+    return DATASETS.make(name, json.loads(parameters), "data.dataset").load(seed)
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -28,8 +29,8 @@ AHEAD = 4
 class Executor(Protocol):
     """Runs jobs."""
 
-    def begin(self, told: Initialisation) -> None:
-        """Before the jobs of a repetition. The data set is the same in all of them."""
+    def begin(self, told: Initialisation, dataset: Dataset) -> None:
+        """Before the jobs of a repetition."""
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Result]:
         """All results, in the order of the jobs, which are drawn as they are needed."""
@@ -38,21 +39,18 @@ class Executor(Protocol):
         """End what was started."""
 
 
-def executor(workers: Workers, dataset: Dataset) -> Executor:
+def executor(workers: Workers) -> Executor:
     """As the section `workers` says."""
     if workers.kind == "in-process":
-        return InProcess(dataset)
-    return Dask(workers, dataset) if workers.kind == "dask" else Processes(workers, dataset)
+        return InProcess()
+    return Dask(workers) if workers.kind == "dask" else Processes(workers)
 
 
 class InProcess:
     """One after the other, here."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-
-    def begin(self, told: Initialisation) -> None:
-        self._worker = Worker(told, self._dataset)
+    def begin(self, told: Initialisation, dataset: Dataset) -> None:
+        self._worker = Worker(told, dataset)
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Result]:
         with one_thread():
@@ -65,16 +63,17 @@ class InProcess:
 class Processes:
     """Processes that pull jobs through a pipe each. One that dies or falls silent is replaced, and its job leased again."""
 
-    def __init__(self, workers: Workers, dataset: Dataset) -> None:
+    def __init__(self, workers: Workers) -> None:
         self._settings = workers
+        #: Data sets in files, until the end: a worker that starts slowly may still be on its way to an earlier one.
         self._folder = tempfile.TemporaryDirectory(prefix="fem-simulation-")
-        dataset.save(Path(self._folder.name))
+        self._datasets: list[Dataset] = []
         self._number = workers.number or os.cpu_count() or 1
         self._context = multiprocessing.get_context("spawn")
         self._started = 0
         #: Workers that ended before they were ready, since the last one that was.
         self._stillborn = 0
-        self._told: Initialisation | None = None
+        self._told: tuple[Initialisation, Path] | None = None
         self._pipes: dict[int, Connection] = {}
         self._processes: dict[int, Any] = {}
         self._ready: set[int] = set()
@@ -85,12 +84,16 @@ class Processes:
         """Of the processes that run."""
         return [process.pid for process in self._processes.values()]
 
-    def begin(self, told: Initialisation) -> None:
-        self._told = told
+    def begin(self, told: Initialisation, dataset: Dataset) -> None:
+        if not self._datasets or dataset is not self._datasets[-1]:
+            self._datasets.append(dataset)
+            self._files.mkdir()
+            dataset.save(self._files)
+        self._told = (told, self._files)
         self._idle.clear()
         for worker in list(self._pipes):
             try:
-                self._pipes[worker].send(told)
+                self._pipes[worker].send(self._told)
             except OSError:
                 self._forget(worker)
         while len(self._pipes) < self._number:
@@ -108,6 +111,10 @@ class Processes:
         for worker in list(self._pipes):
             self._forget(worker)
         self._folder.cleanup()
+
+    @property
+    def _files(self) -> Path:
+        return Path(self._folder.name, str(len(self._datasets)))
 
     def _hand_out(self, queue: JobQueue) -> None:
         for worker in sorted(self._idle):
@@ -142,12 +149,14 @@ class Processes:
 
     def _start(self) -> None:
         here, there = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(there, self._folder.name), daemon=True, name=f"simulation-{self._started}")
+        process = self._context.Process(target=serve, args=(there,), daemon=True, name=f"simulation-{self._started}")
         process.start()
         there.close()
         self._pipes[self._started], self._processes[self._started] = here, process
         self._started += 1
-        here.send(self._told)
+        # One that has ended already is noticed where it is listened to.
+        with contextlib.suppress(OSError):
+            here.send(self._told)
 
     def _replace(self, worker: int, queue: JobQueue) -> None:
         self._stillborn += worker not in self._ready
@@ -166,11 +175,10 @@ class Processes:
         process.join()
 
 
-def serve(pipe: Connection, folder: str) -> None:
+def serve(pipe: Connection) -> None:
     """A worker process: what it is told, then jobs, until the pipe is closed."""
     # Ctrl-C is the parent's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    dataset = Dataset.map(Path(folder))
     worker: Worker | None = None
     with one_thread():
         while True:
@@ -179,8 +187,9 @@ def serve(pipe: Connection, folder: str) -> None:
             except EOFError:
                 return
             try:
-                if isinstance(said, Initialisation):
-                    worker = Worker(said, dataset)
+                if isinstance(said, tuple):
+                    told, folder = said
+                    worker = Worker(told, Dataset.map(folder))
                     pipe.send(None)
                 elif worker is not None:
                     pipe.send(worker.run(said))
@@ -191,7 +200,7 @@ def serve(pipe: Connection, folder: str) -> None:
 class Dask:
     """Jobs as tasks of Dask, whose scheduler gives those of a dead worker to another."""
 
-    def __init__(self, workers: Workers, dataset: Dataset) -> None:
+    def __init__(self, workers: Workers) -> None:
         try:
             from distributed import Client
         except ImportError as error:
@@ -200,10 +209,9 @@ class Dask:
             self._client = Client(workers.scheduler)
         else:
             self._client = Client(n_workers=workers.number, threads_per_worker=1, dashboard_address=None)
-        self._dataset = self._client.scatter(dataset, broadcast=True)
 
-    def begin(self, told: Initialisation) -> None:
-        self._told = self._client.scatter(told, broadcast=True)
+    def begin(self, told: Initialisation, dataset: Dataset) -> None:
+        self._told, self._dataset = self._client.scatter([told, dataset], broadcast=True)
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Result]:
         ahead = AHEAD * max(sum(self._client.nthreads().values()), 1)

@@ -63,7 +63,7 @@ class Registry(Generic[Kind]):
             if point.name == name:
                 loaded: type[Kind] = point.load()
                 return loaded
-        raise SimulationError(f"{place}: no {self.kind} is called {name!r}", remedy=unknown(name, self.names()))
+        raise SimulationError(f"{place}: there is no {name!r}", remedy=unknown(name, self.names()))
 
     def _installed(self) -> Any:
         return entry_points(group=f"fem.simulation.{self.kind}")

@@ -49,7 +49,8 @@ class UcbCs(ByHistory):
         scores = np.full(len(share), np.inf)
         # A weight can also have shrunk to nothing.
         known = times > np.finfo(float).tiny
-        total = np.log(weights.sum()) - np.log(times[known])
+        # Rounding makes the logarithm of 1 a little less than 0.
+        total = np.maximum(np.log(weights.sum()) - np.log(times[known]), 0)
         scores[known] = share[known] * (losses[known] / times[known] + np.sqrt(2 * self.delta**2 * total))
         return now.best(scores)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from federation.simulation import costs, devices, selection_by_history
 from federation.simulation.algorithms import Algorithm, Shared, Sums
 from federation.simulation.configuration import Configuration, Evaluation, Fit
 from federation.simulation.costs import Orders
-from federation.simulation.datasets import DATASETS, Dataset
+from federation.simulation.datasets import Dataset, load
 from federation.simulation.devices import Devices, Trace
 from federation.simulation.errors import NoClient, SimulationError
 from federation.simulation.executors import Executor, executor
@@ -66,7 +68,7 @@ REGISTERED = (selection_by_history,)
 def check(configuration: Configuration) -> Dataset:
     """The data set. SimulationError for a name or hyperparameter that is wrong, before anything is trained."""
     algorithms, run, data = configuration.algorithms, configuration.simulation, configuration.data
-    dataset = DATASETS.make(data.dataset, data.dataset_params, "data.dataset").load(run.seed)
+    dataset = load(data.dataset, json.dumps(data.dataset_params), run.seed)
     shares = partition(configuration, dataset, devices.draw(configuration, 0).local_data_sizes, 0)
     _, rule, aggregation = parts(initialisation(configuration, shares), dataset)
     if rule is not aggregation and not (rule.divisible and aggregation.divisible):
@@ -75,23 +77,23 @@ def check(configuration: Configuration) -> Dataset:
             remedy="leave it out: each algorithm has its own",
         )
     if run.metric not in METRICS:
-        raise SimulationError(f"simulation.metric: no metric is called {run.metric!r}", remedy=unknown(run.metric, METRICS))
+        raise SimulationError(f"simulation.metric: there is no {run.metric!r}", remedy=unknown(run.metric, METRICS))
     for name in ("fit", "eval"):
         _rules(getattr(algorithms, name), name)
     return dataset
 
 
 def simulate(configuration: Configuration, watch: Watch | None = None) -> list[Status]:
-    """All repetitions. Results do not depend on the workers, but on `workers.chunk`, which is the order that sums are made in."""
+    """All repetitions, with workers of their own."""
+    with contextlib.closing(executor(configuration.workers)) as jobs:
+        return repetitions(configuration, jobs, watch)
+
+
+def repetitions(configuration: Configuration, jobs: Executor, watch: Watch | None = None) -> list[Status]:
+    """All repetitions. Results do not depend on who runs the jobs, but on `workers.chunk`, which is the order that sums are made in."""
     dataset = check(configuration)
-    jobs = executor(configuration.workers, dataset)
-    try:
-        return [
-            _Repetition(configuration, number, dataset, jobs, watch or (lambda _: None)).run()
-            for number in range(configuration.simulation.repetitions)
-        ]
-    finally:
-        jobs.close()
+    watch = watch or (lambda _: None)
+    return [_Repetition(configuration, number, dataset, jobs, watch).run() for number in range(configuration.simulation.repetitions)]
 
 
 class States:
@@ -144,7 +146,7 @@ class _Repetition:
         #: Examples that a device can use in a phase: its own, and all there are for testing.
         self._examples = {"fit": shares.sizes, "eval": np.full(len(shares.sizes), len(dataset.test_y))}
         self._net, self._rule, self._aggregation = parts(told, dataset)
-        jobs.begin(told)
+        jobs.begin(told, dataset)
         self._trace = Trace.read(configuration.devices.trace, configuration.devices.num) if configuration.devices.trace else None
         self._clock = 0.0
 
