@@ -9,13 +9,23 @@ import docker
 
 from fdn_worker.protocol import State
 from fdn_worker.protocol.manifest import MANIFEST_PATH
-from fdn_worker.protocol.names import DEAD_INBOX, INBOX
+from fdn_worker.protocol.names import (
+    BEATS,
+    DEAD_INBOX,
+    INBOX,
+    command_queue,
+    control_queue,
+    dead_letter_queue,
+    down_queue,
+    up_queue,
+)
 from federation.centre import Submission
 from federation.results import TaskResult
 from federation.waiting import LENIENCE
 from storage.keys import attempt_prefix
 from tests.faults.ground import TASK, Case, Ground
 from tests.support.rig import eventually, name_of
+from tests.support.services import manage
 
 #: Seconds for all runs to end once the fault is over; a lost connection is tried again after a minute at most.
 PATIENCE = 150.0
@@ -39,6 +49,7 @@ def check(ground: Ground) -> float:
     for queue in (INBOX, DEAD_INBOX):
         eventually(f"{queue} is empty", lambda queue=queue: _depth(ground, queue) == 0)  # type: ignore[misc]
     ground.forget()
+    _check_queues(ground)
     return seconds
 
 
@@ -85,6 +96,15 @@ def _check_store(ground: Ground, one: Submission, result: TaskResult) -> None:
     left = {info.key for info in ground.rig.centre.store.list(prefix)} - listed
     # A cancel may come between two files, which retention then deletes.
     assert not left or result.state is State.CANCELLED, f"the store holds {sorted(left)}"
+
+
+def _check_queues(ground: Ground) -> None:
+    """Those of the centre and of the nodes are there, and no other."""
+    place = ground.node  # the virtual host's name, too
+    found = {queue["name"] for queue in manage(ground.own.services(with_docker=False), "GET", f"queues/{place}?columns=name")}
+    kinds = (command_queue, control_queue, dead_letter_queue, up_queue, down_queue)
+    standing = {INBOX, DEAD_INBOX, BEATS, *(queue(node) for queue in kinds for node in (ground.node, ground.ghost))}
+    assert found == standing, f"queues too many or too few: {sorted(found ^ standing)}"
 
 
 def _depth(ground: Ground, queue: str) -> int:

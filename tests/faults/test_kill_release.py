@@ -99,24 +99,15 @@ def test_killed_on_the_way_into_the_wait(house: Rig, tmp_path: Path, point: str)
     check(house, submission, count, State.SUCCEEDED, ALL)
 
 
-@pytest.mark.parametrize("point", OUT)
-def test_killed_on_the_way_out(house: Rig, tmp_path: Path, point: str) -> None:
-    node, count = node_of("out", OUT.index(point)), tmp_path / "count"
+@pytest.mark.parametrize(("word", "point"), [*(("--yes", point) for point in OUT), *(("--deny", point) for point in DENIED)])
+def test_killed_after_a_word(house: Rig, tmp_path: Path, word: str, point: str) -> None:
+    kind, points = ("out", OUT) if word == "--yes" else ("denied", DENIED)
+    node, count = node_of(kind, points.index(point)), tmp_path / "count"
     submission = held(house, node, count)
-    say(house, submission, "--yes")
+    say(house, submission, word)
     die(house, node, point)
     house.start(node)
-    check(house, submission, count, State.SUCCEEDED, ALL)
-
-
-@pytest.mark.parametrize("point", DENIED)
-def test_killed_after_a_denial(house: Rig, tmp_path: Path, point: str) -> None:
-    node, count = node_of("denied", DENIED.index(point)), tmp_path / "count"
-    submission = held(house, node, count)
-    say(house, submission, "--deny")
-    die(house, node, point)
-    house.start(node)
-    check(house, submission, count, State.FAILED, [])
+    check(house, submission, count, *((State.SUCCEEDED, ALL) if word == "--yes" else (State.FAILED, [])))
 
 
 @pytest.mark.parametrize("point", CANCELLED)

@@ -19,25 +19,28 @@ from tests.conftest import Services
 from tests.support.rig import Rig, rig
 
 
-def _manage(services: Services, method: str, path: str, body: Any = None) -> None:
+def manage(services: Services, method: str, path: str, body: Any = None) -> Any:
+    """What RabbitMQ's management interface answers, None for nothing."""
     address = urlsplit(services.amqp_management_url)
     login = b64encode(f"{address.username}:{address.password}".encode()).decode()
     request = urllib.request.Request(
         f"http://{address.hostname}:{address.port}/api/{path}", method=method, data=json.dumps(body or {}).encode(),
         headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
     )  # fmt: skip
-    urllib.request.urlopen(request, timeout=10).close()
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
 
 
 @contextmanager
 def virtual_host(services: Services, name: str) -> Iterator[str]:
     """The address of a virtual host of the test's own: the centre's inbox has one name in each."""
-    _manage(services, "PUT", f"vhosts/{name}")
-    _manage(services, "PUT", f"permissions/{name}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
+    manage(services, "PUT", f"vhosts/{name}")
+    manage(services, "PUT", f"permissions/{name}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
     try:
         yield services.amqp_url.rstrip("/") + f"/{name}"
     finally:
-        _manage(services, "DELETE", f"vhosts/{name}")
+        manage(services, "DELETE", f"vhosts/{name}")
 
 
 @contextmanager
