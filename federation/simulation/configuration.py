@@ -91,7 +91,6 @@ class Fit(Evaluation):
 
     #: That of the federated algorithm, if left out.
     aggregation: str | None = None
-    aggregation_params: Parameters = Field(default_factory=dict)
 
 
 class Sgd(Section):

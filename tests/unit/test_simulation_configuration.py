@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
-from federation.simulation.configuration import Configuration, load, merged
+from federation.simulation.algorithms import ALGORITHMS
+from federation.simulation.configuration import Configuration, Evaluation, RoundParameters, Sgd, StopConditions, load, merged
+from federation.simulation.datasets import DATASETS
 from federation.simulation.errors import SimulationError
+from federation.simulation.models import METRICS, MODELS
+from federation.simulation.selection import SELECTIONS
 from federation.simulation.sweep import checked
+from federation.simulation.updates import UPDATES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -120,3 +128,23 @@ def test_the_trace_lies_beside_its_file(written: Any, tmp_path: Path) -> None:
 
 def test_the_example_is_sound() -> None:
     assert list(checked(ROOT / "examples/simulation/digits.yaml")) == ["fedavg", "fedprox", "scaffold", "feddyn"]
+
+
+def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in (StopConditions, RoundParameters, Sgd, Evaluation):
+            yield from keys(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_the_reference_names_every_key_and_plug_in() -> None:
+    page = (ROOT / "docs/reference/simulation.md").read_text()
+    told = set(re.findall(r"`([^`\s]+)`", page))
+    assert {*keys(Configuration), *StopConditions.model_fields, *RoundParameters.model_fields, *Sgd.model_fields} - told == set()
+    for registry in (SELECTIONS, ALGORITHMS, UPDATES, MODELS, DATASETS):
+        for name in registry.names():
+            assert name in told
+            assert set(type(registry.make(name, {"path": "x"} if name == "file" else {}, "")).model_fields) - told == set(), name
+    assert set(METRICS) <= told
