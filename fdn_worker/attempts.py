@@ -55,6 +55,11 @@ class Attempts:
         with self._lock:
             return max(0, self._slots_free)
 
+    def promised(self) -> int:
+        """Bytes of disk that those which run may fill; what they have filled already counts once more."""
+        with self._lock:
+            return sum(attempt.order.resources.disk for attempt in self._held.values() if attempt.running)
+
     def names(self) -> set[str]:
         """Of all of them."""
         with self._lock:

@@ -96,13 +96,15 @@ def start(
 ) -> None:
     """Serve until SIGTERM or SIGINT. Running tasks then go on, and are taken up by the next start."""
     from fdn_worker.brokers import connect
+    from fdn_worker.housekeeping import log_files
     from fdn_worker.settings import load
     from fdn_worker.worker import Worker
 
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(threadName)s %(name)s: %(message)s", stream=sys.stderr
-    )
     loaded = load(settings)
+    handler = log_files(loaded.log_file, loaded.budget.logs) if loaded.log_file else logging.StreamHandler()
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(threadName)s %(name)s: %(message)s", handlers=[handler]
+    )
     worker = Worker(loaded, connect(loaded.broker.url.get_secret_value(), name=f"fdn-worker {loaded.node}"))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())

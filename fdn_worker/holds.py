@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from fdn_worker.disk import weigh
 from fdn_worker.errors import SystemFault
 from fdn_worker.journal import Journal, Phase
 from fdn_worker.protocol import TaskOrder
@@ -91,6 +92,17 @@ class Holds:
                 remove_tree(folder)
             elif folder.stat().st_mtime < oldest:
                 self._put_away(folder)
+
+    def collect(self, most: int) -> int:
+        """Remove kept sandboxes that are not in use, the longest unused first, until that many bytes are free; how many are."""
+        freed = 0
+        for folder in sorted(self._kept.glob("*/[!.]*"), key=lambda folder: folder.stat().st_mtime):
+            if freed >= most:
+                break
+            size = weigh(folder).size
+            self._put_away(folder)
+            freed += 0 if folder.exists() else size
+        return freed
 
     def _put_away(self, folder: Path) -> None:
         gone = folder.with_name(f".{folder.name}")

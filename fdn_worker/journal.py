@@ -50,6 +50,8 @@ CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, deadline TEXT NOT NULL
 """
 #: A table that comes to be leaves it as it is: an older worker does without the table.
 _VERSION = 1
+#: Attempts that are forgotten at once where room is needed.
+_AT_ONCE = 100
 #: Flag: the latest deadline of an order that was forgotten.
 FORGOTTEN = "forgotten"
 
@@ -331,6 +333,31 @@ class Journal:
     def recent(self, limit: int) -> list[Entry]:
         """The latest attempts, newest first."""
         return self._select("ORDER BY received DESC LIMIT ?", limit)
+
+    def compact(self, most: int) -> int:
+        """Have the file take at most so many bytes: ended attempts are forgotten, the oldest first, as far as may be. What it takes then."""
+        if self._size() <= most:
+            return self._size()
+        oldest = (
+            "SELECT max(finished) AS last FROM (SELECT finished FROM runs WHERE phase='done' AND deadline < ? ORDER BY finished LIMIT ?)"
+        )
+        # Some room, so that it is not written anew with every look.
+        while self._pages("page_count") - self._pages("freelist_count") > most * 3 // 4 // self._pages("page_size"):
+            last = self.read(oldest, now().isoformat(), _AT_ONCE)[0]["last"]
+            if last is None:
+                break
+            self.forget(f"{last}~")  # later than that, and earlier than anything after it
+        with self._lock, self._told():
+            if self._pages("freelist_count") > self._pages("page_count") // 8:
+                self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return self._size()
+
+    def _pages(self, what: str) -> int:
+        return int(self.read(f"PRAGMA {what}")[0][0])  # the names are ours
+
+    def _size(self) -> int:
+        return sum(Path(f"{self._path}{suffix}").stat().st_size for suffix in ("", "-wal"))
 
     def forget(self, before: str) -> None:
         """Drop attempts that ended before that moment and whose orders have expired: a replay of those is refused by its expiry.

@@ -80,6 +80,23 @@ class LimitsSection(_Section):
     disk_reserve: ByteSize = ByteSize(1024 * MIB)
 
 
+class BudgetSection(_Section):
+    """Bytes that what the worker keeps may take; None is as much as the disk has."""
+
+    #: All sandboxes: over it, kept ones that are not in use go, the longest unused first.
+    sandboxes: ByteSize | None = None
+    #: Images that the worker pulled: over it, those that were not used for longest go.
+    images: ByteSize | None = None
+    #: Patterns of images that never go, as a policy's rules have them.
+    keep_images: tuple[str, ...] = ()
+    #: Over it, ended attempts are forgotten whose orders have expired.
+    journal: Annotated[ByteSize, Field(ge=8 * MIB)] = ByteSize(256 * MIB)
+    #: The worker's own log, if it has a file.
+    logs: Annotated[ByteSize, Field(ge=MIB)] = ByteSize(50 * MIB)
+    #: Seconds between two looks.
+    every: Annotated[float, Field(gt=0)] = 60.0
+
+
 class TransferSection(_Section):
     #: How files travel: straight to the store by signed URLs, or in chunks over the broker, where that is all a site reaches.
     by: Way = "store"
@@ -164,7 +181,11 @@ class WorkerSettings(BaseSettings):
     #: The site's policy file: who may run what on which data. None leaves it to these settings, for everybody alike.
     policy: Path | None = None
 
+    #: The worker's own log; None is standard error.
+    log_file: Path | None = None
+
     limits: LimitsSection = LimitsSection()
+    budget: BudgetSection = BudgetSection()
     transfer: TransferSection = TransferSection()
     source: SourceSection = SourceSection()
     release: ReleaseSection = ReleaseSection()
@@ -180,7 +201,7 @@ class WorkerSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
 
-    @field_validator("state_dir", "secrets_dir", "policy")
+    @field_validator("state_dir", "secrets_dir", "policy", "log_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_absolute():

@@ -28,6 +28,7 @@ from fdn_worker.errors import (
 )
 from fdn_worker.heart import Heart
 from fdn_worker.holds import Holds
+from fdn_worker.housekeeping import Housekeeping
 from fdn_worker.inquiries import PAUSED, Inquiries
 from fdn_worker.inventory import Inventory
 from fdn_worker.journal import Journal
@@ -89,7 +90,11 @@ class Worker:
         self.problems: dict[str, str] = {}
         self.policy_file = policy.PolicyFile(settings.policy, self._policy_changed) if settings.policy else None
         self.attempts = Attempts(
-            settings, self.journal, self.holds, self.launcher, self.policy_file, lambda attempt: runner.run(attempt, self), self._journal_fails
+            settings, self.journal, self.holds, self.launcher, self.policy_file,
+            lambda attempt: runner.run(attempt, self), self._journal_fails,
+        )  # fmt: skip
+        self.keeping = Housekeeping(
+            settings, self.journal, self.holds, self.attempts, lambda: map(self.launcher, settings.allowed_launchers)
         )
         seen = settings.allowed_launchers if settings.images != "none" else ()
         self.inventory = Inventory(lambda: map(self.launcher, seen))
@@ -100,7 +105,7 @@ class Worker:
         self._control: Subscription | None = None
         #: What could not be journalled, and so is not settled, with who handles it.
         self._unwritten: list[tuple[Handler, Delivery]] = []
-        self._swept = self._tried = -SWEEP
+        self._swept = self._tried = self._looked = -SWEEP
 
     def _wake(self) -> None:
         self.outbox.wake()
@@ -249,8 +254,8 @@ class Worker:
         if (paused := self.journal.flag(PAUSED)) is not None:
             self.problems["intake"] = f"paused by {paused}: no orders are taken"
             return False
-        if policy.disk_free(self.settings.state_dir) < self.settings.limits.disk_reserve:
-            self.problems["intake"] = f"the disk of {self.settings.state_dir} is nearly full: no orders are taken"
+        if full := self.keeping.full():
+            self.problems["intake"] = f"{full}: no orders are taken"
             return False
         if "journal" in self.problems:
             return False
@@ -384,6 +389,9 @@ class Worker:
         if time.monotonic() - self._swept > SWEEP:
             self._swept = time.monotonic()
             threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+        if time.monotonic() - self._looked > self.settings.budget.every:
+            self._looked = time.monotonic()
+            threading.Thread(target=self.keeping.look, name="budgets", daemon=True).start()
         if self.journal.flag(DRAIN) != "exit" or self.attempts or self.journal.pending(1):
             return True
         # Asked for once, done once: the next start serves.

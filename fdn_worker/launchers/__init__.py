@@ -170,6 +170,17 @@ class Images(Protocol):
         """Take the name away, and the image with its last one. Raises TaskFailed (image-missing, image-in-use)."""
 
 
+@runtime_checkable
+class Collecting(Protocol):
+    """Brings images here, and takes away again what it brought."""
+
+    def collect(self, most: int, keep: Callable[[str], bool]) -> int:
+        """Remove images that it pulled, the longest unused first, until the rest takes at most `most` bytes; the bytes of the rest.
+
+        Those that a task has, or whose name is to be kept, stay.
+        """
+
+
 def refusals(launcher: Launcher, order: TaskOrder, keep_to: KeepTo = "") -> Iterator[PolicyRefused]:
     """Why this launcher does not take the order, whose task would be kept to that of the network."""
     if isinstance(launcher, Keeping):

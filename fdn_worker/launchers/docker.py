@@ -30,19 +30,24 @@ log = logging.getLogger(__name__)
 class DockerLauncher:
     """Options are those of DockerOptions; a wrong one is a SettingsError."""
 
-    def __init__(self, state: Path | None = None, **options: object) -> None:  # noqa: ARG002 (Docker keeps all state itself)
+    def __init__(self, state: Path | None = None, **options: object) -> None:
         self.options = read_options(DockerOptions, "launchers.docker", options)
         # The SDK costs 0.3 s to import, so only who has a Docker launcher does it.
         from fdn_worker.launchers.docker_accounts import Accounts
         from fdn_worker.launchers.docker_engine import Engine
+        from fdn_worker.launchers.docker_pulled import Pulled
 
         self._engine = Engine(self.options.docker_host, self.options.timeout)
         self._accounts = Accounts(self._engine, self.options.cgroup_parent)
+        # All else Docker keeps itself.
+        self._pulled = Pulled(state / "pulled" if state else None)
 
     def prepare(self, image: str | None, digest: str | None) -> str | None:
-        from fdn_worker.launchers.docker_images import ensure
+        from fdn_worker.launchers.docker_images import ensure, to_pull
 
-        return ensure(self._engine, self.options.pull_policy, _named(image), digest)
+        pinned = ensure(self._engine, self.options.pull_policy, _named(image), digest, self._pulled.note)
+        self._pulled.used(_named(image), to_pull(_named(image), digest))
+        return pinned
 
     def start(self, spec: LaunchSpec) -> None:
         from docker.errors import APIError
@@ -143,6 +148,10 @@ class DockerLauncher:
         from fdn_worker.launchers.docker_images import pull
 
         pull(self._engine, image)
+        self._pulled.note(image)
+
+    def collect(self, most: int, keep: Callable[[str], bool]) -> int:
+        return self._pulled.collect(self._engine, most, keep)
 
     def drop(self, image: str) -> None:
         from fdn_worker.launchers.docker_images import drop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from docker.errors import APIError, NotFound
@@ -15,25 +16,32 @@ from fdn_worker.protocol import ImageHere
 _ABSENT = ("not found", "manifest unknown", "access denied", "does not exist", "unauthorized", "denied:")
 
 
-def ensure(engine: Engine, policy: PullPolicy, image: str, digest: str | None) -> str:
+def ensure(engine: Engine, policy: PullPolicy, image: str, digest: str | None, pulled: Callable[[str], None]) -> str:
     """The reference to start by, pinned: `repository@sha256:...` when a registry gave the image, else the image's id.
 
-    An order's digest may be either of the two. Raises TaskFailed (image-missing, digest-differs).
+    An order's digest may be either of the two. `pulled` is told what had to be pulled. Raises TaskFailed (image-missing, digest-differs).
     """
     here = None if policy == "always" else look(engine, policy, image, digest)
     if here is not None:
         return here
     found = None if policy == "always" else _local(engine, image)
+    reference = to_pull(image, digest)
     try:
-        pull(engine, f"{_repository(image)}@{digest}" if digest else image)
+        pull(engine, reference)
     except (LauncherUnavailable, TaskFailed) as error:
         if found is None:
             raise
         raise _differs(image, found, digest, error.message) from error
-    found = _local(engine, f"{_repository(image)}@{digest}" if digest else image)
+    found = _local(engine, reference)
     if found is None:
         raise LauncherUnavailable(f"image {image} was pulled and is gone again", remedy="is something else clearing images away?")
+    pulled(reference)
     return _pinned(found, image)
+
+
+def to_pull(image: str, digest: str | None) -> str:
+    """What is asked of the registry: the digest, where one is given, else the name."""
+    return f"{_repository(image)}@{digest}" if digest else image
 
 
 def look(engine: Engine, policy: PullPolicy, image: str, digest: str | None) -> str | None:
@@ -63,6 +71,12 @@ def listed(engine: Engine) -> list[ImageHere]:
         ),
         key=lambda image: image.name,
     )
+
+
+def size_of(engine: Engine, image: str) -> int | None:
+    """Bytes of the image; None if it is not here."""
+    found = _local(engine, image)
+    return None if found is None else int(found["Size"])
 
 
 def drop(engine: Engine, image: str) -> None:

@@ -388,6 +388,10 @@ def test_the_images_entrypoint_does_not_interfere(make: Make, make_spec: MakeSpe
         api.close()
 
 
+#: Bytes of a registry's image.
+IMAGE_SIZE = 1000
+
+
 class Registry(ThreadingHTTPServer):
     """A registry with one image, of one layer, in the repository `fem/tool`."""
 
@@ -395,7 +399,9 @@ class Registry(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _RegistryHandler)
         content = io.BytesIO()
         with tarfile.open(fileobj=content, mode="w") as layer:
-            layer.addfile(tarfile.TarInfo(uuid.uuid4().hex))
+            member = tarfile.TarInfo(uuid.uuid4().hex)
+            member.size = IMAGE_SIZE
+            layer.addfile(member, io.BytesIO(bytes(IMAGE_SIZE)))
         config = {
             "architecture": "amd64", "os": "linux", "config": {},
             "rootfs": {"type": "layers", "diff_ids": [_digest(content.getvalue())]},
@@ -495,6 +501,50 @@ def test_looking_pulling_and_dropping(make: Make, registry: Registry) -> None:
         launcher.drop(registry.image)
     with refused(TaskFailed, "image-missing"):
         launcher.pull(registry.image.replace("tool:1", "absent:1"))
+
+
+def test_what_was_pulled_and_not_used_for_longest_goes(make: Make, make_spec: MakeSpec, services: Services, tmp_path: Path) -> None:
+    with Registry() as one, Registry() as two, Registry() as three:
+        launcher = make(pull_policy="if-not-present", state=tmp_path)
+        names = [registry.image for registry in (one, two, three)]
+        for registry in (one, two):
+            launcher.prepare(registry.image, None)
+        pinned = launcher.prepare(three.image, three.digest)
+        launcher.prepare(one.image, None)  # the first, used once more
+        # A restarted worker knows of them, and of the site's own images it does not.
+        launcher = make(pull_policy="if-not-present", state=tmp_path)
+        assert launcher.collect(3 * IMAGE_SIZE, lambda _: False) == 3 * IMAGE_SIZE
+        assert launcher.collect(2 * IMAGE_SIZE, lambda _: False) == 2 * IMAGE_SIZE
+        assert [launcher.look(name, None) is None for name in names] == [False, True, True]  # the third has no name but its digest
+        assert launcher.look(three.image, three.digest) is None
+        assert launcher.collect(0, lambda reference: reference == pinned) == IMAGE_SIZE
+        assert launcher.collect(0, lambda _: False) == 0
+    assert {image.name for image in launcher.images()} >= set(services.images.values())
+
+
+def test_an_image_that_a_container_has_or_that_is_wanted_now_stays(
+    make: Make, registry: Registry, services: Services, tmp_path: Path
+) -> None:
+    from docker import APIClient
+
+    launcher = make(pull_policy="if-not-present", state=tmp_path)
+    launcher.prepare(registry.image, None)
+    api = APIClient(base_url=services.docker_host)
+    container = api.create_container(registry.image, "/none")["Id"]
+    try:
+        assert launcher.collect(0, lambda _: False) == IMAGE_SIZE
+    finally:
+        api.remove_container(container)
+        api.close()
+
+    def used_meanwhile(_: str) -> bool:
+        threading.Timer(0.0, launcher.prepare, (registry.image, None)).start()
+        return False
+
+    # Whoever asked for it before it went has it; after that it is pulled again.
+    launcher.collect(0, used_meanwhile)
+    assert launcher.prepare(registry.image, None) is not None
+    assert launcher.collect(0, lambda _: False) == 0
 
 
 def test_what_the_registry_does_not_have_or_give(make: Make, registry: Registry) -> None:
