@@ -26,8 +26,8 @@ FILES = 4
 
 
 def measure(services: Services, quick: bool) -> Iterator[Figure]:  # noqa: ARG001 (every benchmark gets them)
-    mib = 4 if quick else 64
-    for clients, rounds in ((10, 20), (100, 10), (1000, 6)):
+    mib = 4 if quick else 32
+    for clients, rounds in ((10, 20), (100, 8), (1000, 3)):
         command = [sys.executable, "-m", "benchmarks.aggregation", str(clients), str(1 if quick else rounds), str(mib)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         total = clients * mib / 1024 * 1.073741824
