@@ -66,7 +66,7 @@ def _train_one(
     net: Net, rule: Algorithm, rate: float, w: np.ndarray, shared: Shared, local: Local
 ) -> tuple[np.ndarray, float, np.ndarray, dict[str, np.ndarray]]:
     v, state, loss = w.copy(), local.state, np.zeros(())
-    dropout = local.rng.spawn(1)[0]
+    dropout = local.rng.spawn(1)[0] if net.dropped else local.rng
     batches = local.schedule()
     for epoch in np.split(batches, local.epochs):
         loss = np.zeros(())
@@ -88,7 +88,8 @@ def _train_one(
 
 def train_many(net: Net, rule: Algorithm, rate: float, w: np.ndarray, shared: Shared, work: Sequence[Local]) -> Trained:
     """All at once, on arrays with an axis of devices; equal to the plain way but for rounding."""
-    dropouts = [local.rng.spawn(1)[0] for local in work]
+    # A stream for dropout alone: the order of draws does not depend on the way.
+    dropouts = [local.rng.spawn(1)[0] for local in work] if net.dropped else []
     schedules = [local.schedule() for local in work]
     # The longest first: those that still run are always the first ones.
     order = sorted(range(len(work)), key=lambda number: -len(schedules[number]))

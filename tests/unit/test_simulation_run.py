@@ -181,6 +181,14 @@ def test_dirichlet_shares_and_wrong_labels_reach_the_status() -> None:
 # State of devices
 
 
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    for registry in (ALGORITHMS, SELECTIONS):
+        monkeypatch.setattr(registry, "_here", dict(registry._here))
+
+
+@pytest.mark.usefixtures("registries")
 def test_states_are_kept_between_rounds() -> None:
     """The original dropped FedDyn's."""
     kept: list[np.ndarray] = []
@@ -213,6 +221,7 @@ def test_states_lie_in_a_file_that_grows_with_who_took_part(tmp_path: Path) -> N
 # Plug-ins
 
 
+@pytest.mark.usefixtures("registries")
 def test_a_selection_of_ones_own() -> None:
     @SELECTIONS.register("always-the-first")
     class First(Selection):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from federation.simulation.algorithms import ALGORITHMS, Algorithm, Sums, Updates
@@ -23,8 +23,7 @@ def rng(number: int = 0) -> np.random.Generator:
 
 
 def rule(name: str, **parameters: Any) -> Algorithm:
-    made = ALGORITHMS.make(name, parameters, "algorithms.federated_algorithm")
-    return made
+    return ALGORITHMS.make(name, parameters, "algorithms.federated_algorithm")
 
 
 def local(
@@ -91,6 +90,7 @@ def test_metrics() -> None:
 # Many at once
 
 
+@settings(max_examples=8)
 @given(data=some.data())
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("hidden", [None, 0.0, 0.4])
