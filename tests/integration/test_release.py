@@ -87,6 +87,17 @@ def end(house: Rig, submission: Submission, count: Path | None = None) -> TaskRe
     return result
 
 
+def audited(house: Rig, submission: Submission) -> dict[str, Any]:
+    """The decision, as the site's audit log has it."""
+    command = [sys.executable, "-m", "fdn_worker", "audit", "show", "--settings", str(house.federation.settings_file(NODE)), "--json"]
+    shown = subprocess.run(
+        [*command, "--kind", "release", "--run", str(submission.run)], capture_output=True, text=True, timeout=30, check=True
+    )
+    entry = json.loads(shown.stdout)  # one line, and no more
+    what: dict[str, Any] = entry["what"]
+    return what
+
+
 def reason(result: TaskResult) -> tuple[State, str, Fault, str]:
     assert result.reason is not None, result.state
     return result.state, result.reason.code, result.reason.fault, result.reason.message
@@ -105,6 +116,8 @@ def test_it_waits_with_no_slot_until_it_is_released(house: Rig, waiting: Submiss
     assert said is not None
     assert said == result.report.release
     assert (said.verdict, said.rules, said.person, said.why, said.withheld) == ("released", ("small-texts",), login(), "fine", 0)
+    assert (entry := audited(house, waiting))["person"] == login()
+    assert entry["files"] == {file.path: file.sha256 for file in result.files}
     assert [stage.state for stage in result.stages][-2:] == [State.AWAITING_RELEASE, State.SUCCEEDED]
 
 
@@ -136,6 +149,8 @@ def test_denial(house: Rig, waiting: Submission, count: Path) -> None:
     assert left_the_site(house, waiting) == []
     assert result.report.release is not None
     assert (result.report.release.verdict, result.report.release.withheld, result.report.bytes_out) == ("denied", 3, 0)
+    entry = audited(house, waiting)
+    assert (entry["verdict"], entry["why"], "files" in entry) == ("denied", "cells below 10", False)
 
 
 def test_some_of_it(house: Rig, waiting: Submission, count: Path) -> None:
