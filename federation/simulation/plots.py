@@ -61,12 +61,20 @@ class _Frame:
         for value in np.linspace(*self._up, 5):
             y = self.y(float(value))
             body += f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#8884"/>'
-            body += f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>'
+            body += f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(float(value))}</text>'
         for value in sorted({round(float(value)) for value in np.linspace(*self._across, 6)}):
             if self._across[0] <= value <= self._across[1]:
                 body += f'<text x="{self.x(value):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value}</text>'
         body += f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end" opacity=".7">{escape(across)}</text>'
         return body + f'<text x="{LEFT}" y="{TOP - 8}" opacity=".7">{escape(up)}</text>'
+
+
+def _tick(value: float) -> str:
+    """Short, so that it fits beside the sheet."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
 
 
 def _span(low: float, high: float) -> tuple[float, float]:

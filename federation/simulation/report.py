@@ -29,18 +29,20 @@ MARKDOWN = """# {{ title }}
 
 {% for name, caption in plots.items() %}
 ![{{ caption }}](figures/{{ name }}.svg)
+
 {% endfor %}
 {% for variant, words in settings.items() %}
 ## {{ variant or "Configuration" }}
 
 {{ words }}
+
 {% endfor %}"""
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title>
 <style>
 :root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2.5rem auto; padding: 0 1rem }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1.5rem } svg { width: 100%; height: auto }
+figure { margin: 0 } .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1.5rem } svg { width: 100%; height: auto }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .88rem } th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8884 }
 </style>
@@ -75,20 +77,19 @@ def write(configurations: Mapping[str, Configuration], outcome: Outcome, folder:
     """report.md with figures/, report.html, summary.csv and rounds.csv in the folder; the files that people open are returned."""
     table, drawn = summary(outcome), plots(outcome)
     first = next(iter(configurations.values()))
-    number = len(outcome)
     lead = (
-        (f"{number} variants, " if number > 1 else "")
-        + f"{first.devices.num} devices, seed {first.simulation.seed}. Times are simulated seconds, energy is in mJ, fairness is the standard "
+        f"{len(outcome)} {'variants' if len(outcome) > 1 else 'variant'}, {first.devices.num} devices, seed {first.simulation.seed}. Times are "
+        "simulated seconds, energy is in mJ, fairness is the standard deviation of how often devices were selected."
     )
-    lead += "deviation of how often devices were selected."
     rounded = table.round(4)
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     markdown = Environment(trim_blocks=True, lstrip_blocks=True).from_string(MARKDOWN).render(
         title=title, lead=lead, summary=_markdown(rounded), plots={name: caption for name, (caption, _) in drawn.items()},
         settings={name: _settings(configuration) for name, configuration in configurations.items()},
     )  # fmt: skip
-    page = environment.from_string(PAGE).render(
-        title=title, lead=lead, summary=rounded.to_html(index=False, border=0), plots=[svg for _, svg in drawn.values()]
+    page = (
+        Environment(autoescape=True)
+        .from_string(PAGE)
+        .render(title=title, lead=lead, summary=rounded.to_html(index=False, border=0), plots=[svg for _, svg in drawn.values()])
     )
     every = pd.concat([rounds(statuses).assign(variant=name) for name, statuses in outcome.items()], ignore_index=True)
     files = {name: folder / name for name in ("report.md", "report.html", "summary.csv", "rounds.csv")}
