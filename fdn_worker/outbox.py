@@ -8,7 +8,7 @@ import threading
 from fdn_worker.brokers import Broker
 from fdn_worker.brokers.backoff import delays
 from fdn_worker.brokers.lanes import Lanes
-from fdn_worker.errors import BrokerUnavailable, JournalUnavailable, Unroutable
+from fdn_worker.errors import FdnError
 from fdn_worker.journal import Journal
 from fdn_worker.protocol.names import EVENT_KEY, event_exchange
 
@@ -47,7 +47,8 @@ class Outbox:
             try:
                 self._drain()
                 pauses, self.problem = delays(), ""
-            except (BrokerUnavailable, Unroutable, JournalUnavailable) as error:
+            except FdnError as error:
+                # Whatever it is: a thread that ended would leave the node mute, and alive.
                 self.problem = str(error)
                 pause = next(pauses)
                 log.warning("events wait: %s; next try in %.1f s", error, pause, extra={"action": "outbox-waits"})

@@ -100,7 +100,8 @@ class Relay:
                 try:
                     self._handle(batch, again)
                     break
-                except SystemFault as error:
+                except FdnError as error:
+                    # Whatever it is: a thread that ended would leave the centre deaf, and alive.
                     again = True
                     log.warning("%d messages wait: %s", len(batch), error, extra={"action": "relay-waits"})
                     self._stop.wait(PAUSE)

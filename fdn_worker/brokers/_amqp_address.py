@@ -131,9 +131,10 @@ class Address:
         message = f"RabbitMQ at {self.place} refused to {what}: {reason.reply_text}"
         if reason.reply_code == 404:
             return Unroutable(message, remedy="declare it first; a node is declared when it is enrolled")
-        if reason.reply_code == 406:
+        # A channel closes with the same code for a frame that does not fit, which is the fault of no message on it.
+        if reason.reply_code == 406 and "inequivalent" in reason.reply_text:
             return SettingsError(message, remedy="what stands differs from what is asked for: delete it, or ask for the same")
-        return BrokerUnavailable(message, remedy=f"check the permissions of {self.who}")
+        return BrokerUnavailable(message, remedy=f"check the permissions of {self.who}" if reason.reply_code == 403 else None)
 
 
 def _tls(query: Mapping[str, str], place: str) -> ssl.SSLContext:

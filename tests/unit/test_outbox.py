@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fdn_worker import outbox as module
-from fdn_worker.errors import BrokerUnavailable, FdnError, JournalUnavailable, Unroutable
+from fdn_worker.errors import BrokerUnavailable, FdnError, JournalUnavailable, SettingsError, Unroutable
 from fdn_worker.journal import Journal
 from fdn_worker.outbox import Outbox
 from fdn_worker.protocol import Signer, pack
@@ -91,7 +91,9 @@ def test_what_stood_there_before_is_sent(journal: Journal, start: Callable[[Fake
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("error", [BrokerUnavailable("no broker"), Unroutable("no inbox"), JournalUnavailable("locked")])
+@pytest.mark.parametrize(
+    "error", [BrokerUnavailable("no broker"), Unroutable("no inbox"), JournalUnavailable("locked"), SettingsError("odd")]
+)
 def test_it_tries_until_it_is_confirmed(journal: Journal, start: Callable[[FakeBroker], Outbox], error: FdnError) -> None:
     broker = FakeBroker(fails=[error] * 3)
     done = heard(broker, 2)

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fdn_worker.brokers import Binding, Delivery, Queue, connect
-from fdn_worker.errors import StoreUnavailable
+from fdn_worker.errors import FdnError, SettingsError, StoreUnavailable
 from fdn_worker.protocol import (
     Answer,
     Complete,
@@ -257,10 +257,11 @@ def test_a_retired_nodes_request_holds_up_nobody(
     assert depth.messages == 0
 
 
+@pytest.mark.parametrize("error", [StoreUnavailable("records are away"), SettingsError("odd")])
 def test_while_records_are_away_messages_wait(
-    centre: Centre, submission: Submission, relay: Relay, follower: Followed, monkeypatch: pytest.MonkeyPatch
+    centre: Centre, submission: Submission, relay: Relay, follower: Followed, monkeypatch: pytest.MonkeyPatch, error: FdnError
 ) -> None:
-    record, failures = centre.records.record_events, [StoreUnavailable("records are away")] * 3
+    record, failures = centre.records.record_events, [error] * 3
 
     def failing(said: Any) -> Any:
         if failures:
