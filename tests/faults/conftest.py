@@ -40,9 +40,14 @@ class Grounds:
 
 
 @pytest.fixture(scope="session")
-def grounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
+def servers() -> None:
+    """What is to be killed can be started; otherwise a test is skipped on a laptop and fails in CI."""
     if any(rabbitmq.missing().values()) or minio.binary(Place.of(os.environ)) is None or os.geteuid() != 0:
         reason = "the fault suite starts a RabbitMQ, a MinIO and a dockerd of its own: `make services` installs them, root starts them"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def grounds(servers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
     with ExitStack() as undo:
         yield Grounds(tmp_path_factory.mktemp("faults"), undo)

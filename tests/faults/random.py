@@ -66,9 +66,9 @@ def draw(faults: Sequence[Fault], chance: random.Random) -> list[Fault]:
 def lane(folder: Path, seed: str, seconds: float, number: int, stop: threading.Event) -> Tally:
     """Make faults until the time is over, or `stop` is set."""
     tally, chance, faults = Tally(), random.Random(f"{seed}.{number}"), all_faults()
-    end = time.monotonic() + seconds
     with ExitStack() as undo:
         own = undo.enter_context(running(folder / f"own-{number}"))
+        end = time.monotonic() + seconds
         grounds: dict[str, Ground] = {}
         while time.monotonic() < end and not stop.is_set():
             drawn = draw(faults, chance)

@@ -29,6 +29,8 @@ class PlayedEngine:
         self.streams, self.states = streams, states
         self.after: list[str] = []
         self._facts = Facts("cgroupfs", rootless=False, live_restore=live_restore)
+        #: How often the daemon is away when it is asked for its facts.
+        self.away = 0
 
     def follow(self, name: str, after: str) -> Iterator[LogLine]:
         self.after.append(after)
@@ -47,6 +49,9 @@ class PlayedEngine:
         return
 
     def facts(self) -> Facts:
+        self.away -= 1
+        if self.away >= 0:
+            raise AWAY
         return self._facts
 
 
@@ -123,3 +128,24 @@ def test_a_command_that_inits_exec_does_not_find() -> None:
     with pytest.raises(TaskFailed, match="'nope'") as caught:
         follow(PlayedEngine([[said]], [state("exited", 127)]))
     assert caught.value.code == "command-not-found"
+
+
+def test_a_daemon_that_comes_back_later_than_its_worker_is_waited_for() -> None:
+    engine = PlayedEngine([], [])
+    engine.away = 3
+    Follow(engine, "n", lambda _: None, "", 60).reach_daemon()  # type: ignore[arg-type]
+    assert engine.away < 0
+
+
+def test_a_daemon_that_stays_away_is_not_waited_for_without_end() -> None:
+    engine = PlayedEngine([], [])
+    engine.away = 3
+    with pytest.raises(LauncherUnavailable):
+        Follow(engine, "n", lambda _: None, "", -1).reach_daemon()  # type: ignore[arg-type]
+
+
+def test_a_daemon_that_breaks_off_while_it_is_asked_what_it_is_like_is_asked_again() -> None:
+    engine = PlayedEngine([[AWAY]], [state("exited", 137)])
+    engine.away = 2
+    with pytest.raises(RunVanished, match="took container n along"):
+        follow(engine)
