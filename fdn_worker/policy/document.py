@@ -41,10 +41,18 @@ def _moment(value: Any) -> Any:
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
-#: Glob patterns, of which one must stand for the whole name. An empty list would say nothing, and is an error.
-Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
-ImagePatterns = Annotated[tuple[Annotated[str, AfterValidator(check_image_pattern)], ...], Field(min_length=1)]
-SourcePatterns = Annotated[tuple[Annotated[str, AfterValidator(check_source_pattern)], ...], Field(min_length=1)]
+
+
+def _some(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not value:
+        raise ValueError("an empty list matches nothing: leave the key out")
+    return value
+
+
+#: Glob patterns, of which one must stand for the whole name.
+Patterns = Annotated[tuple[str, ...], AfterValidator(_some)]
+ImagePatterns = Annotated[tuple[Annotated[str, AfterValidator(check_image_pattern)], ...], AfterValidator(_some)]
+SourcePatterns = Annotated[tuple[Annotated[str, AfterValidator(check_source_pattern)], ...], AfterValidator(_some)]
 Bytes = Annotated[ByteSize, Field(ge=0)]
 
 #: Keys of grants and limits: a rule that denies has none of them.
@@ -76,9 +84,9 @@ class Rule(_Table):
     users: Patterns | None = None
     projects: Patterns | None = None
     images: ImagePatterns | None = None
-    digests: Annotated[tuple[Digest, ...], Field(min_length=1)] | None = None
+    digests: Annotated[tuple[Digest, ...], AfterValidator(_some)] | None = None
     #: Signers of whom one has signed the image's digest.
-    signed_by: Annotated[tuple[Id, ...], Field(min_length=1)] | None = None
+    signed_by: Annotated[tuple[Id, ...], AfterValidator(_some)] | None = None
     from_: Annotated[Moment | None, Field(alias="from")] = None
     until: Moment | None = None
 
@@ -90,7 +98,7 @@ class Rule(_Table):
     network: Network = "none"
     shelves: Patterns | None = None
     secrets: Patterns | None = None
-    host_paths: Annotated[tuple[AbsolutePath, ...], Field(min_length=1)] | None = None
+    host_paths: Annotated[tuple[AbsolutePath, ...], AfterValidator(_some)] | None = None
     keep_sandboxes: bool = False
 
     # Limits

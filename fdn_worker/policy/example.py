@@ -39,8 +39,12 @@ EXAMPLE = """\
 # # What it gets: what is not named is not granted.
 # datasets = ["census"]
 # network = "none"        # or server (of its own execution), proxy, open
-# # sources = ["https://git.example/tools/*"]
-# # launchers = ["docker"]   shelves = []   secrets = []   host_paths = []   keep_sandboxes = false
+# sources = ["https://git.example/tools/*"]
+# launchers = ["docker"]
+# shelves = ["models"]
+# secrets = ["token"]
+# host_paths = ["/srv/shared"]
+# keep_sandboxes = false
 # # And how much at most: what is not named is bounded by the settings alone.
 # cpus = 4
 # memory = "8GiB"

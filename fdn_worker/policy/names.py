@@ -62,9 +62,11 @@ def image_digest(image: str | None, digest: str | None) -> str | None:
 
 @lru_cache(4096)
 def image_pattern(pattern: str) -> tuple[str, str]:
-    """The patterns of the whole repository and of the tag; a pattern is completed as a name is, unless it begins with a wildcard part."""
+    """The patterns of the whole repository and of the tag; completed as a name is, unless wildcards stand for the registry."""
     repository, tag = split(pattern)
-    return (repository if _WILD.search(repository.partition("/")[0]) else _complete(repository)), tag or "*"
+    first, slash, _ = repository.partition("/")
+    whole = "**" in first or (slash and _WILD.search(first))
+    return (repository if whole else _complete(repository)), tag or "*"
 
 
 def image_matches(pattern: str, name: tuple[str, str]) -> bool:
@@ -90,9 +92,6 @@ def check_image_pattern(pattern: str) -> str:
     """The pattern; ValueError for one that no image's name can match."""
     if "@" in pattern:
         raise ValueError(f"{pattern!r}: a digest stands in `digests`")
-    repository = image_pattern(pattern)[0]
-    if "/" not in repository and "**" not in repository:
-        raise ValueError(f'{pattern!r} matches no image, since `*` stays between slashes; any image at all is "**"')
     if not re.fullmatch(r"[A-Za-z0-9._:/*?\[\]-]+", pattern):
         raise ValueError(f"{pattern!r} holds what stands in no image's name")
     return pattern

@@ -31,10 +31,10 @@ def read_order(path: Path, node: str, moment: datetime) -> TaskOrder:
         raise SettingsError(
             f"order {path}: {error}", remedy='write it as TOML or JSON: user = "ada", image = ..., datasets = [...]'
         ) from error
-    labels = fields.pop("labels", {}) | {name: fields.pop(name) for name in LABELS if name in fields}
+    labels, beside = fields.pop("labels", {}), {name: fields.pop(name) for name in LABELS if name in fields}
     fields.pop("kind", None)
     given = {"execution": uuid4(), "task": "main", "node": node, "attempt": 1, "issued": moment, "deadline": moment + _LASTS,
-             "argv": ("true",)} | fields | {"labels": labels}  # fmt: skip
+             "argv": ("true",)} | fields | {"labels": labels | beside if isinstance(labels, dict) else labels}  # fmt: skip
     try:
         order = TaskOrder(**{"run": run_id(given["execution"], given["task"], given["node"])} | given)
     except ValidationError as error:
