@@ -5,8 +5,8 @@ A plug-in is a pydantic model: its fields are its hyperparameters, and stand in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -61,9 +61,17 @@ class Registry(Generic[Kind]):
             return self._here[name]
         for point in self._installed():
             if point.name == name:
-                loaded: type[Kind] = point.load()
-                return loaded
+                return self._load(point, place)
         raise SimulationError(f"{place}: there is no {name!r}", remedy=unknown(name, self.names()))
 
-    def _installed(self) -> Any:
+    def _load(self, point: EntryPoint, place: str) -> type[Kind]:
+        try:
+            loaded = point.load()
+        except (ImportError, AttributeError) as error:
+            raise SimulationError(f"{place}: {point.value}, which a package calls {point.name!r}, cannot be loaded: {error}") from error
+        if not (isinstance(loaded, type) and issubclass(loaded, Plugin)):
+            raise SimulationError(f"{place}: {point.value}, which a package calls {point.name!r}, is no class of plug-ins")
+        return loaded  # type: ignore[return-value]
+
+    def _installed(self) -> Iterable[EntryPoint]:
         return entry_points(group=f"fem.simulation.{self.kind}")

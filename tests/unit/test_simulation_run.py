@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -235,13 +236,21 @@ def test_a_selection_of_ones_own() -> None:
 
 
 def test_a_plug_in_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib.metadata import EntryPoint
-
     point = EntryPoint("of-a-package", "federation.simulation.selection:BestIps", "fem.simulation.selections")
     monkeypatch.setattr("federation.simulation.plugins.entry_points", lambda group: [point] if group == point.group else [])
     assert "of-a-package" in SELECTIONS.names()
     status = run(algorithms={"fit": {"selection": "of-a-package"}}, devices={"p_available": 1})
     assert status.fit.selected[0, status.devices.ips.argmax()]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("nowhere_at_all:X", "cannot be loaded: No module named"), ("federation.simulation.plots:columns", "is no class of plug-ins")],
+)
+def test_a_broken_plug_in_of_a_package_is_named(monkeypatch: pytest.MonkeyPatch, value: str, said: str) -> None:
+    monkeypatch.setattr("federation.simulation.plugins.entry_points", lambda group: [EntryPoint("broken", value, group)])
+    with pytest.raises(SimulationError, match=rf"^algorithms\.fit\.selection: {value}, which a package calls 'broken', {said}"):
+        run(algorithms={"fit": {"selection": "broken"}})
 
 
 # Files
