@@ -54,6 +54,7 @@ CALLS: dict[str, tuple[tuple[str, ...], str, Label]] = {
     "sent": (("fdn_worker.journal:Journal",), "sent", _nothing),
     "part-done": (("fdn_worker.journal:Journal",), "part_done", _nothing),
     "bury": (("fdn_worker.journal:Journal",), "bury", _nothing),
+    "audit": (("fdn_worker.audit:Audit",), "_append", _nothing),
     "ack": (("fdn_worker.brokers.delivery:Held",), "ack", _held),
     "publish": (_BROKERS, "publish", _sent),
     "start": (_LAUNCHERS, "start", _nothing),
