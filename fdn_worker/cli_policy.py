@@ -65,6 +65,8 @@ def judge(
         "accepted": not refused, "rule": decision.rule, "policy": current.digest, "refusals": [{"code": r.code, "message": str(r)} for r in refused],
         "rules": [{"id": r.rule.id, "effect": r.rule.effect, "reasons": list(r.reasons)} for r in readings],
     }  # fmt: skip
+    if journal is not None:
+        journal.close()
     _show(facts, json)
     for reading in () if json else readings:
         rule, fits = reading.rule, "decides" if reading.rule.id == decision.rule else "would, but another one comes first"

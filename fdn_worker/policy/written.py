@@ -8,7 +8,7 @@ import tomllib
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
@@ -36,11 +36,11 @@ def read_order(path: Path, node: str, moment: datetime) -> TaskOrder:
     given = {"execution": uuid4(), "task": "main", "node": node, "attempt": 1, "issued": moment, "deadline": moment + _LASTS,
              "argv": ("true",)} | fields | {"labels": labels | beside if isinstance(labels, dict) else labels}  # fmt: skip
     try:
-        order = TaskOrder(**{"run": run_id(given["execution"], given["task"], given["node"])} | given)
+        order = TaskOrder(**{"run": run_id(UUID(str(given["execution"])), given["task"], given["node"])} | given)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'order'}: {item['msg']}" for item in error.errors())
         raise SettingsError(f"order {path}: {wrong}", remedy="write it as the centre's messages do") from error
-    except (FdnError, TypeError, AttributeError) as error:
+    except (FdnError, TypeError, ValueError) as error:
         raise SettingsError(f"order {path}: {error}", remedy="write it as the centre's messages do") from error
     for name in order.unknown_fields():
         near = difflib.get_close_matches(name, [*TaskOrder.model_fields, *LABELS], n=1)

@@ -133,10 +133,12 @@ def an_asking(rng: random.Random) -> dict[str, Any]:
 # Read by brute force
 
 
-def answer(policy: Mapping[str, Any], order: Mapping[str, Any], runs: Mapping[str, tuple[int, int]]) -> tuple[bool, str | None]:
+def answer(
+    policy: Mapping[str, Any], order: Mapping[str, Any], runs: Mapping[str, tuple[int, int]], own: str = OWN_LAUNCHER
+) -> tuple[bool, str | None]:
     """Whether the policy lets the order in at MOMENT, and the rule that says so. Policy and order as their files have them; `runs` by rule."""
     signers = policy.get("signers", {})
-    fitting = [rule for rule in policy.get("rule", []) if all(_holds(rule, order, runs, signers))]
+    fitting = [rule for rule in policy.get("rule", []) if all(_holds(rule, order, runs, signers, own))]
     for effect in ("deny", "allow"):
         for rule in fitting:
             if rule["effect"] == effect:
@@ -145,12 +147,12 @@ def answer(policy: Mapping[str, Any], order: Mapping[str, Any], runs: Mapping[st
 
 
 def _holds(
-    rule: Mapping[str, Any], order: Mapping[str, Any], runs: Mapping[str, tuple[int, int]], signers: Mapping[str, str]
+    rule: Mapping[str, Any], order: Mapping[str, Any], runs: Mapping[str, tuple[int, int]], signers: Mapping[str, str], own: str
 ) -> list[bool]:
     deny, labels, needs = rule["effect"] == "deny", order["labels"], order["resources"]
     image, digest = order["image"], order["image_digest"] or (order["image"] or "").partition("@")[2]
     names = _image(image) if image else []
-    launcher = order["launcher"] or OWN_LAUNCHER
+    launcher = order["launcher"] or own
     datasets = {*order["datasets"], *(mount["source"].split("/")[0] for mount in order["mounts"] if mount["kind"] == "dataset")}
     hosts = [mount["source"] for mount in order["mounts"] if mount["kind"] == "host"]
     source = order["source"] and order["source"]["repository"]
@@ -176,7 +178,7 @@ def _holds(
     ever, now = runs.get(rule["id"], (0, 0))
     return [
         *checks,
-        _one(rule.get("launchers", [OWN_LAUNCHER]), launcher),
+        _one(rule.get("launchers", [own]), launcher),
         all(_one(rule.get("datasets", []), name) for name in datasets),
         not source or _source_fits(rule.get("sources", []), source),
         granted == "open" or not (serves or network) or (granted == "server" and not network) or (granted == "proxy" and not serves),
