@@ -11,7 +11,7 @@ import time
 import urllib.request
 import uuid
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from fdn_worker.protocol import Signer
 from fdn_worker.protocol.names import INBOX, command_queue, container_name
 from federation.centre import Centre, Submission
 from federation.local import LocalFederation
+from federation.relay import Relay
 from federation.request import TaskRequest
 from storage.objects import open_store
 from storage.records import Records
@@ -126,11 +127,19 @@ class House:
             time.sleep(0.002)
 
 
+class Trustless(Centre):
+    """A centre that takes any word."""
+
+    def relay(self, on_news: Callable[[set[str]], None] | None = None) -> Relay:
+        return Relay(self.broker, self.records, self.store, self.signer, unsigned_ok=True, on_news=on_news)
+
+
 @contextmanager
 def house(
-    services: Services, *, broker: str = "rabbitmq", store: str = "folder", launcher: str = "docker", relay: str = "process", **options: Any
-) -> Iterator[House]:
-    """`options` are the worker's; `relay` as in the centre's settings."""
+    services: Services, *, broker: str = "rabbitmq", store: str = "folder", launcher: str = "docker", relay: str = "process",
+    trust: bool = True, **options: Any,
+) -> Iterator[House]:  # fmt: skip
+    """`options` are the worker's; `relay` as in the centre's settings. Without `trust` nothing is signed, checked or audited."""
     name = f"bench-{uuid.uuid4().hex[:10]}"
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"fem-{name}-")))
@@ -140,13 +149,16 @@ def house(
         federation = LocalFederation(
             home, (name,), broker_url=broker_url, store_url=store_url, launcher=launcher,
             launcher_options=of_docker if launcher == "docker" else {}, options=options,
+            worker="fdn_worker" if trust else "benchmarks.trustless",
         )  # fmt: skip
         settings = federation.settings().model_copy(update={"relay": relay})
         stack.enter_context(federation)
         inbox = Inbox(connect(settings.broker_url.get_secret_value(), name=name))
-        signer = Signer.load(settings.key_id, settings.key) if settings.key else Signer()
-        stored, records = open_store(settings.store_url.get_secret_value()), Records.open(settings.records_url.get_secret_value())
-        centre = Centre(settings, inbox, stored, records, signer)
+        signer = Signer.load(settings.key_id, settings.key) if settings.key and trust else Signer()
+        stored, records = open_store(settings.store_url.get_secret_value()), Records.open(settings.records_url.get_secret_value(), signer)
+        if not trust:
+            records.enrol_node(name, public_key="")
+        centre = (Centre if trust else Trustless)(settings, inbox, stored, records, signer)
         stack.callback(centre.close)
         if relay == "process":
             federation.wait_connected(centre)

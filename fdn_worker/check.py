@@ -79,14 +79,15 @@ def _journal(settings: WorkerSettings) -> Finding:
 
 def _keys(settings: WorkerSettings) -> Finding:
     if settings.keys.private is None:
-        return Finding(True, "keys", "an embedded federation works unsigned")
+        return Finding(True, "keys", "an embedded federation works unsigned: for trying things on, never for data that matters")
     try:
-        Signer.load(settings.node, settings.keys.private)
+        own = Signer.of_node(settings.node, settings.keys.private)
     except FdnError as error:
         return _bad("keys", error)
-    if not settings.keys.trusted:
+    trusted = sorted(set(settings.keys.trusted) - set(settings.keys.revoked))
+    if not trusted:
         return Finding(False, "keys", "no key is trusted: every order would be refused", "add the centre's public key under [keys.trusted]")
-    return Finding(True, "keys", f"signs as {settings.node}, trusts {', '.join(settings.keys.trusted)}")
+    return Finding(True, "keys", f"signs as {own.key_id}, trusts {', '.join(trusted)}")
 
 
 def _broker(settings: WorkerSettings) -> Finding:

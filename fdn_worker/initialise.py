@@ -72,6 +72,9 @@ url = {broker}
 # and obeys orders signed by these alone: key id = public key, as the centre gives it.
 [keys.trusted]
 {trusted}
+# and by these no more, though they may stand above: key id = why.
+[keys.revoked]
+# centre = "replaced by centre-2"
 
 [launchers.docker]
 # always, if-not-present or never

@@ -43,6 +43,8 @@ class LocalFederation:
     launcher: str = "process"
     launcher_options: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    #: The module that is started as a worker.
+    worker: str = "fdn_worker"
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,7 +110,7 @@ class LocalFederation:
         log = (self.home / f"{node}.log").open("ab")
         with log:
             self.workers[node] = subprocess.Popen(
-                [sys.executable, "-m", "fdn_worker", "start", "--settings", str(self.settings_file(node))],
+                [sys.executable, "-m", self.worker, "start", "--settings", str(self.settings_file(node))],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=_clean_environment(),
             )  # fmt: skip
         return self.workers[node]

@@ -91,6 +91,7 @@ def test_a_run_from_order_to_end(house: Rig, node: str) -> None:
     assert ended.what["manifest"] == result.report.manifest_sha256
     first = log(house, node)[:2]
     assert [line.kind for line in first] == ["keys", "up"]
+    assert "nothing is signed" not in house.log(node)
     assert first[0].what["trusts"] == {"centre": house.centre.signer.public_key()}
     verified = worker(house, node, "audit", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr

@@ -14,7 +14,7 @@ from federation.centre import Submission
 from federation.local import LocalFederation
 from tests.support.rig import Rig, eventually, name_of, rig
 
-NODES = ("stopped", "idle", "drained", "left", "empty", "two")
+NODES = ("stopped", "idle", "drained", "left", "empty", "two", "unsigned")
 #: Counts its executions in $1, and waits for $2.
 TASK = 'echo x >> "$1"; echo begun; until [ -e "$2" ]; do sleep 0.02; done; echo ended'
 
@@ -105,3 +105,8 @@ def test_a_second_worker_on_one_journal_is_refused(house: Rig) -> None:
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1
     assert "another worker has the state folder" in second.stderr
+
+
+def test_an_embedded_federation_says_that_nothing_is_signed(house: Rig) -> None:
+    house.start("unsigned")
+    assert "nothing is signed, and whoever can write to its broker has this node run what they like" in house.log("unsigned")

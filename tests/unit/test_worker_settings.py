@@ -10,6 +10,7 @@ from fdn_worker.brokers import connect
 from fdn_worker.errors import SettingsError
 from fdn_worker.initialise import initialise
 from fdn_worker.settings import WorkerSettings, load
+from tests.unit.helpers import settings
 
 GOOD = """\
 node = "site-a"
@@ -171,3 +172,19 @@ def test_the_ports_of_a_range(tmp_path: Path) -> None:
     found = load(write(tmp_path, GOOD.replace("slots = 3", 'slots = 3\naddress = "x"\nports = "20000-20002"')))
     assert list(found.published) == [20000, 20001, 20002]
     assert list(load(write(tmp_path, GOOD)).published) == []
+
+
+@pytest.mark.parametrize(
+    ("broker", "trusted", "unsigned"),
+    [
+        ("sqlite:///{}/broker.db", {}, True),
+        ("sqlite:///{}/broker.db", {"centre": "k"}, False),
+        ("amqps://h", {}, False),
+        ("amqps://h", {"centre": "k"}, False),
+    ],
+)
+def test_unsigned_orders_are_for_an_embedded_federation_without_keys(
+    tmp_path: Path, broker: str, trusted: dict[str, str], unsigned: bool
+) -> None:
+    made = settings(tmp_path, broker={"url": broker.format(tmp_path)}, keys={"private": tmp_path / "key", "trusted": trusted})
+    assert made.unsigned is unsigned
