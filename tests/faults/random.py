@@ -10,6 +10,7 @@ import argparse
 import logging
 import math
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -139,6 +140,8 @@ def main() -> int:
     say(f"{found}\n\n{told}.")
     for problem in total.problems:
         say(f"FAILED {problem}")
+    if not total.problems:
+        shutil.rmtree(folder)
     if given.write:
         write_page(found, f"{told}.")
     return 1 if total.problems else 0
