@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -115,20 +115,18 @@ class Audit:
 
     def _append(self, rows: Sequence[tuple[int, str, str, str]]) -> None:
         assert self._last is not None
-        while rows:
+        for of, group in groupby(rows, key=_month):
+            some = list(group)
             path, month, head = self._last
-            of = rows[0][1][:7]
             if path is None or month != of or path.stat().st_size > FILE_BYTES:
-                path = self._folder / f"{rows[0][0]:012}.jsonl"
-            # Those of another month begin the next file.
-            some = list(takewhile(lambda row, of=of: row[1][:7] == of, rows))
+                path = self._folder / f"{some[0][0]:012}.jsonl"
             lines: list[str] = []
             for number, at, kind, what in some:
                 signer = self._signer if number == some[-1][0] else None
                 line, head = write(head, number, at, kind, json.loads(what), signer)
                 lines.append(line + "\n")
             _write(path, "".join(lines).encode())
-            self._last, rows = (path, of, head), rows[len(some) :]
+            self._last = path, of, head
 
     def _found(self) -> tuple[Path | None, str, Head]:
         """Where the log ends. What was cut off in the middle of a line is taken away: its entry still waits."""
@@ -165,6 +163,10 @@ def last_number(journal: Journal) -> int:
     """The highest number that was given."""
     rows = journal.read("SELECT seq FROM sqlite_sequence WHERE name='audit'")
     return int(rows[0]["seq"]) if rows else 0
+
+
+def _month(row: tuple[int, str, str, str]) -> str:
+    return row[1][:7]
 
 
 def _taken(journal: Journal, number: int, head: Head) -> None:

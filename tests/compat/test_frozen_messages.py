@@ -20,6 +20,7 @@ from fdn_worker.protocol import (
     MESSAGES,
     Answer,
     Endpoint,
+    Heartbeat,
     Inquiry,
     Keyring,
     Manifest,
@@ -103,6 +104,10 @@ def test_values_of_samples_of_1_1() -> None:
     assert isinstance(manifest, Manifest)
     assert manifest.release is not None
     assert (manifest.release.verdict, manifest.release.person, manifest.release.withheld) == ("partly", "eve", 2)
+    beat, _ = unpack((HERE / "v1.1/heartbeat.json").read_bytes(), RING)
+    assert isinstance(beat, Heartbeat)
+    assert beat.audit is not None
+    assert (beat.audit.number, beat.trusts) == (41, ("centre", "centre-2"))
     answer, _ = unpack((HERE / "v1.1/answer.json").read_bytes(), RING)
     assert isinstance(answer, Answer)
     assert answer.plans[0].reasons[0].fault is Fault.POLICY

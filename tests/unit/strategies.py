@@ -46,6 +46,7 @@ from fdn_worker.protocol import (
     TransferRequest,
     Usage,
 )  # fmt: skip
+from fdn_worker.protocol.chain import Head
 from fdn_worker.protocol.names import run_id
 from fdn_worker.protocol.upload import AbortedFile, FinishedFile, GrantedFile, GrantedUrl, PartETag, TransferFile
 
@@ -130,7 +131,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
               report=st.none() | reports, listening=few(st.builds(Endpoint, port=ports, host=text, published=ports))),
     st.builds(ControlRequest, **of_run, request=st.uuids(), action=st.sampled_from(["cancel", "report"]), issued=moments, deadline=moments, why=text),
     st.builds(Heartbeat, node=ids, session=st.uuids(), number=attempts, at=moments, interval=seconds, worker_version=text, launchers=few(text),
-              datasets=few(ids), slots=attempts, slots_free=sizes, problems=few(text), gpus=sizes, images=few(text), address=text,
+              datasets=few(ids), slots=attempts, slots_free=sizes, problems=few(text), gpus=sizes, images=few(text), address=text, trusts=few(text),
+              audit=st.none() | st.builds(Head, number=sizes, hash=digests),
               present=few(st.builds(Present, run=st.uuids(), attempt=attempts, state=states))),
     st.builds(Manifest, **of_run, at=moments, exit_code=st.none() | st.integers(0, 255), usage=usages,
               files=few(st.builds(ManifestFile, path=paths, size=sizes, sha256=digests)), release=st.none() | releases),
