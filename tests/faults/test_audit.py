@@ -13,6 +13,7 @@ from fdn_worker.protocol import State
 from fdn_worker.protocol.chain import check, read
 from federation.centre import Submission
 from federation.local import LocalFederation
+from federation.presence import NodePresence, presence
 from tests.support.rig import Rig, eventually, rig
 
 POINTS = (
@@ -33,7 +34,7 @@ def node_of(point: str) -> str:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with rig(LocalFederation(tmp_path_factory.mktemp("audit"), (*map(node_of, POINTS), "storm", "torn"))) as made:
+    with rig(LocalFederation(tmp_path_factory.mktemp("audit"), (*map(node_of, POINTS), "storm", "torn", "full"))) as made:
         yield made
 
 
@@ -91,3 +92,24 @@ def test_a_line_that_was_cut_off_is_written_again(house: Rig) -> None:
     found = lines(house, "torn")
     assert check(found, {}).findings == []
     assert [read(text).what for _, text in found if read(text).kind == "mended"] == [{"file": path.name, "bytes": 21}]
+
+
+def test_no_order_is_taken_while_the_log_cannot_be_written(house: Rig) -> None:
+    """A file in the folder's place stands for a disk that is full: root may write anywhere else."""
+    house.start("full")
+    house.result(house.send("full", "/bin/true"))
+    folder, away = house.state_dir("full") / "audit", house.state_dir("full") / "away"
+    folder.rename(away)
+    folder.write_text("in the way")
+    house.result(house.send("full", "/bin/true"))
+
+    def site() -> NodePresence:
+        return next(node for node in presence(house.centre.records) if node.name == "full")
+
+    eventually("its intake stops", lambda: not site().accepting and any("audit log" in problem for problem in site().problems))
+    waits = house.send("full", "/bin/true")
+    folder.unlink()
+    away.rename(folder)
+    assert house.result(waits).state is State.SUCCEEDED
+    eventually("all is well again", lambda: site().accepting and not site().problems)
+    check_whole(house, "full", 3)
