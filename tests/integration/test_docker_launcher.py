@@ -192,6 +192,12 @@ def test_network_is_the_nodes_to_grant(make: Make, make_spec: MakeSpec) -> None:
     assert "eth0" in texts(run(make(network="bridge"), spec)[1])
 
 
+def test_a_network_with_a_way_out_is_no_proxys(make: Make, make_spec: MakeSpec) -> None:
+    for network in ("bridge", "no-such-network"):
+        with pytest.raises(PolicyRefused, match=f"there is no internal Docker network '{network}' here"):
+            make(proxy_network=network, proxy="http://proxy:3128").start(make_spec("/bin/true", network=True, keep_to="proxy"))
+
+
 def test_more_than_the_machine_has_is_refused_and_leaves_nothing(make: Make, make_spec: MakeSpec) -> None:
     spec = needing(make_spec("/bin/true"), cpus=4000)
     with refused(TaskFailed, "launch-refused"):

@@ -17,7 +17,7 @@ from fdn_worker.protocol import OrderPlan, Reason, State, TaskOrder, pack
 from fdn_worker.protocol.names import command_queue
 from federation.inquiry import ask
 from federation.local import LocalFederation
-from tests.support.policies import DATASETS, a_policy, an_asking, answer
+from tests.support.policies import DATASETS, a_policy, an_asking, answer, put_policy
 from tests.support.rig import Rig, eventually, name_of, rig
 from tests.unit.helpers import an_order
 from tests.unit.test_policy_judge import a_rule
@@ -40,12 +40,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 
 def put(house: Rig, text: str) -> None:
-    """Another policy, in force once the worker has said so."""
-    said = house.log("site").count("is in force")
-    path = house.federation.home / "policy.toml"
-    path.with_suffix(".new").write_text(text + f"# {uuid4()}\n")
-    path.with_suffix(".new").replace(path)
-    eventually("the policy is in force", lambda: house.log("site").count("is in force") > said)
+    put_policy(house, "site", text)
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,12 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from tests.support.rig import Rig, eventually
 
 HUB = "docker.io"
 MOMENT = datetime(2030, 6, 1, tzinfo=UTC)
@@ -44,6 +47,16 @@ SHELVES = (["models", "tables"], ["models", "*", "t*"])
 SECRETS = (["token", "password"], ["token", "*"])
 PATHS = (["/srv/a", "/srv/a/b", "/srv/ab", "/opt"], ["/srv/a", "/srv", "/opt/x"])
 LAUNCHERS = ([None, "docker", "process", "podman"], ["docker", "process", "*", "p*"])
+
+
+def put_policy(house: Rig, node: str, text: str) -> None:
+    """Give a worker another policy; returns once it is in force. It stands in the home folder of the federation."""
+    said = house.log(node).count("is in force")
+    path = house.federation.home / "policy.toml"
+    # Also one that is the same as before is a new one.
+    path.with_suffix(".new").write_text(text + f"# {uuid4()}\n")
+    path.with_suffix(".new").replace(path)
+    eventually("the policy is in force", lambda: house.log(node).count("is in force") > said)
 
 
 # Drawn at random

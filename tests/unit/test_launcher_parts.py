@@ -14,11 +14,13 @@ import pytest
 from fdn_worker.errors import PolicyRefused, SettingsError
 from fdn_worker.launchers import LaunchSpec, load
 from fdn_worker.launchers.cgroup import Cgroups
+from fdn_worker.launchers.docker import DockerLauncher
 from fdn_worker.launchers.docker_config import DockerOptions, container_config, refusals
 from fdn_worker.launchers.lines import MAX_LINE, Line
 from fdn_worker.launchers.places import command_of, fill
 from fdn_worker.launchers.sockets import listened
 from fdn_worker.protocol import Mount
+from fdn_worker.settings import KeepTo
 from tests.unit.helpers import an_order
 
 SPEC = LaunchSpec("a-name", "north", ("tool", "$DATA_PATH/x"), "sha256:0", {"A": "$SOURCE_PATH"}, Path("/sandboxes/1"))
@@ -79,6 +81,26 @@ def test_no_network_unless_the_node_grants_one() -> None:
         container_config(wanting, DockerOptions(), None)
     assert container_config(wanting, DockerOptions(network="study"), None)["HostConfig"]["NetworkMode"] == "study"
     assert container_config(SPEC, DockerOptions(network="study"), None)["HostConfig"]["NetworkMode"] == "none"
+
+
+def test_each_part_of_the_network_has_a_docker_network_of_its_own() -> None:
+    def config(keep_to: KeepTo, **options: str) -> tuple[str, list[str]]:
+        made = container_config(replace(SPEC, network=True, keep_to=keep_to), DockerOptions(**options), None)  # type: ignore[arg-type]
+        return made["HostConfig"]["NetworkMode"], [line for line in made["Env"] if "proxy" in line.lower()]
+
+    proxy = {"proxy_network": "proxied", "proxy": "http://proxy:3128"}
+    named = [f"{name}=http://proxy:3128" for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")]
+    assert config("", network="study", **proxy) == ("study", [])
+    assert config("server", network="study") == ("study", [])
+    assert config("server", network="study", server_network="servers") == ("servers", [])
+    assert config("proxy", **proxy) == ("proxied", named)
+    with pytest.raises(PolicyRefused):
+        config("", **proxy)
+    with pytest.raises(PolicyRefused):
+        config("proxy", network="study")
+    with pytest.raises(ValueError, match="go together"):
+        DockerOptions(proxy_network="proxied")
+    assert [part for part in ("", "server", "proxy") if DockerLauncher(server_network="servers").gives(part)] == ["server"]  # type: ignore[arg-type]
 
 
 def test_the_config_is_json_and_has_gpus_when_asked() -> None:
