@@ -33,6 +33,7 @@ from fdn_worker.protocol import (
     unpack,
 )
 from fdn_worker.protocol.envelope import payload_of
+from fdn_worker.protocol.image import vouches
 
 HERE = Path(__file__).parent
 SAMPLES = sorted(HERE.glob("v*/*.json"))
@@ -94,6 +95,9 @@ def test_values_of_samples_of_1_1() -> None:
     assert order.ports == (Port(container=8080), Port(container=9090, host=20001))
     assert order.servers[0].ports == {8080: 20000}
     assert [mount.kind for mount in order.mounts] == ["dataset", "sandbox", "host"]
+    assert order.image_digest is not None
+    assert order.image_signature is not None
+    assert vouches(RING.keys["sample"], order.image_digest, order.image_signature)
     event, _ = unpack((HERE / "v1.1/task-event.json").read_bytes(), RING)
     assert isinstance(event, TaskEvent)
     assert event.listening == (Endpoint(port=8080, host="site-a.example", published=20000),)

@@ -117,7 +117,7 @@ def orders(draw: st.DrawFn) -> TaskOrder:
             "ports": few(st.builds(Port, container=ports, host=st.none() | ports)).filter(_distinct), "listen_within": seconds,
             "servers": few(st.builds(Server, node=ids, host=st.just("x.org"), ports=st.dictionaries(ports, ports, max_size=3))),
             "mounts": few(mounts), "checks": few(paths), "sandbox": ids, "moves": few(st.builds(Move, source=paths, shelf=ids, to=paths)),
-            "release_within": st.none() | st.floats(0, 1e8),
+            "release_within": st.none() | st.floats(0, 1e8), "image_signature": st.none() | st.just("A" * 86 + "=="),
             "network": st.booleans(), "timeout": seconds, "labels": st.builds(Labels, user=text, project=text, tool=text),
             "source": st.builds(Source, repository=st.just("https://x.org/y"), commit=st.just("0f" * 20), pack=st.none() | inputs),
         },

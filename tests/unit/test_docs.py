@@ -15,6 +15,7 @@ from pydantic import BaseModel, ByteSize
 from pydantic_core import PydanticUndefined
 
 import fdn_worker.cli
+import fdn_worker.cli_policy
 import flows.cli
 from fdn_worker.launchers.docker_config import DockerOptions
 from fdn_worker.launchers.process import ProcessOptions
@@ -165,7 +166,7 @@ def test_commands_has_every_exit_code() -> None:
     codes = {flows.cli.SUCCEEDED, flows.cli.FAILED, flows.cli.USAGE, flows.cli.INFRASTRUCTURE, flows.cli.REFUSED, flows.cli.INTERRUPTED}
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", section("commands.md", "## fem"), re.MULTILINE)} == codes
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", section("commands.md", "## fdn-worker"), re.MULTILINE)} == {
-        0, fdn_worker.cli.USAGE, fdn_worker.cli.INFRASTRUCTURE
+        0, fdn_worker.cli_policy.NO, fdn_worker.cli.USAGE, fdn_worker.cli.INFRASTRUCTURE
     }  # fmt: skip
 
 
