@@ -79,6 +79,7 @@ class SimulatedNodes:
         self._subscriptions: list[Subscription] = []
         self._pool = ThreadPoolExecutor(16, thread_name_prefix="simulated")
         self._stop = threading.Event()
+        self._beating = threading.Thread(target=self._keep_beating, name="simulated-beats", daemon=True)
         self._lock = threading.Lock()
         #: Orders by run and attempt, with the number of the last event and whether it has ended.
         self._taken: dict[tuple[UUID, int], list[int | bool]] = {}
@@ -95,11 +96,12 @@ class SimulatedNodes:
                 self._subscriptions.append(commands.consume(command_queue(node), self._on_order))
                 self._subscriptions.append(controls.consume(control_queue(node), self._on_control))
         self.beat()
-        threading.Thread(target=self._keep_beating, name="simulated-beats", daemon=True).start()
+        self._beating.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._beating.join()
         for subscription in self._subscriptions:
             subscription.cancel()
         self._pool.shutdown(cancel_futures=True)
