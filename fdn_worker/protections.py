@@ -54,6 +54,11 @@ class Facts(dict[str, str]):
         """Whether there is a limit: a control group without one says `max`, or a number beyond any machine's."""
         return self.get(name, "").isdigit() and int(self[name]) <= most
 
+    @property
+    def host_users(self) -> bool:
+        """Whether the container's users are those of the machine, its root the machine's root."""
+        return self.get("ids", "0 0").split()[1:2] == ["0"]
+
     def say(self, *names: str) -> str:
         return ", ".join(f"{name} {self.get(name, 'is not to be seen')}" for name in names)
 
@@ -73,7 +78,7 @@ def _nested(facts: Facts) -> str:
 
 
 def _without_swap(facts: Facts) -> bool:
-    return facts.get("swap") == "0" or facts.get("both", "?") == facts.get("memory") or facts.of("swapfile") == "none"
+    return facts.get("swap") == "0" or facts.at_most("both", MEMORY) or facts.of("swapfile") == "none"
 
 
 _GROUPS = "let the engine limit it: control groups of version 2, delegated by systemd to the user where the engine is rootless"
@@ -92,7 +97,8 @@ PROTECTIONS = (
         "start dockerd without `seccomp-profile: unconfined`, on a kernel that filters system calls",
     ),
     Protection(
-        "not root", lambda facts: facts.get("Uid", "0") != "0" and "0" not in facts.get("Groups", "0").split(),
+        "not this machine's root",
+        lambda facts: not facts.host_users or (facts.get("Uid", "0") != "0" and "0" not in facts.get("Groups", "0").split()),
         lambda facts: facts.say("Uid", "Gid", "Groups"), "set user in the launcher's table",
     ),
     Protection(
@@ -107,7 +113,7 @@ PROTECTIONS = (
     Protection(
         "a sandbox to write in", lambda facts: facts.get("sandbox") == "written",
         lambda facts: f"a write there was {facts.get('sandbox', 'not tried').replace('written', 'done')}",
-        "set user in the launcher's table to the worker's own UID:GID",
+        "set user in the launcher's table to the worker's own UID:GID; with a rootless Docker set rootless",
     ),
     Protection(
         "/tmp runs no programs", lambda facts: {"noexec", "nosuid", "nodev"} <= facts.options("/tmp"), lambda facts: facts.say("mount /tmp"),
@@ -135,7 +141,7 @@ PROTECTIONS = (
     Protection("memory limited", lambda facts: facts.at_most("memory", MEMORY), lambda facts: facts.say("memory"), _GROUPS),
     Protection(
         "no swap beyond that", _without_swap,
-        lambda facts: facts.say("swap") if "swap" in facts else f"memory and swap {facts['both']}" if "both" in facts else facts.of("swapfile"),
+        lambda facts: "this machine has none" if facts.of("swapfile") == "none" else facts.say("swap" if "swap" in facts else "both"),
         "boot with swapaccount=1, or without swap",
     ),
     Protection("no core dumps", lambda facts: facts.get("core") == "0", lambda facts: facts.say("core"), "use a runtime that heeds ulimits"),
@@ -152,7 +158,7 @@ def besides(facts: Facts) -> str:
     return ", ".join(
         (
             "no AppArmor or SELinux confines it" if module in ("", "unconfined") else f"confined by {module}",
-            "its users are the host's" if facts.get("ids", "").split() == ["0", "0", "4294967295"] else "its users are not the host's",
+            "its users are the machine's" if facts.host_users else "its users are not the machine's",
             f"its first process is {facts.get('init', 'not to be seen')}",
         )
     )

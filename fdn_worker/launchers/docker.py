@@ -55,6 +55,8 @@ class DockerLauncher:
         if spec.network and spec.keep_to == "proxy":
             self._engine.check_internal(self.options.proxy_network)
         config = container_config(spec, self.options, self._accounts.parent(spec.name))
+        if self.options.rootless:
+            self._engine.check_rootless()
         secret = () if spec.secrets is None else (spec.secrets, *spec.secrets.iterdir())
         for folder in {spec.sandbox, *(mount.source for mount in spec.mounts if not mount.read_only), *secret}:
             self._give_away(folder)
@@ -161,6 +163,8 @@ class DockerLauncher:
     def _give_away(self, folder: Path) -> None:
         """Make a folder the task's."""
         uid, gid = self.options.ids
+        if self.options.rootless:
+            return  # it is theirs
         try:
             os.chown(folder, uid, gid)
         except PermissionError as error:

@@ -30,6 +30,8 @@ class DockerOptions(Options):
     pull_policy: PullPolicy = "if-not-present"
     #: UID or UID:GID that tasks run as. A worker that is not root cannot give sandboxes away: set its own ids then.
     user: Annotated[str, StringConstraints(pattern=r"^\d{1,9}(:\d{1,9})?$")] = "65534:65534"
+    #: Docker runs rootless as the worker's own user: tasks have that user's rights on this machine, as root of their containers.
+    rootless: bool = False
     #: Docker network for orders that ask for one; "none" grants none.
     network: NetworkName = "none"
     #: That of tasks which are to reach, or be, a server of their own execution and no more; "" is `network`.
@@ -78,7 +80,9 @@ class DockerOptions(Options):
 
     @property
     def ids(self) -> tuple[int, int]:
-        """UID and GID."""
+        """UID and GID in the container. Of a rootless Docker's users root alone is the worker's own, whom the sandbox belongs to."""
+        if self.rootless:
+            return 0, 0
         uid, _, gid = self.user.partition(":")
         return int(uid), int(gid or uid)
 

@@ -104,6 +104,13 @@ class Engine:
             )
         return self._facts
 
+    def check_rootless(self) -> None:
+        """LauncherUnavailable for a daemon whose containers' root is the machine's."""
+        if not self.facts().rootless:
+            raise LauncherUnavailable(
+                f"Docker at {self.host} is not rootless, and tasks never run as root", remedy="take rootless from [launchers.docker]"
+            )
+
     def state(self, name: str) -> ContainerState:
         """How the container stands; RunVanished when it is gone."""
         with self.to(f"inspect {name}") as api:

@@ -207,6 +207,12 @@ def test_more_than_the_machine_has_is_refused_and_leaves_nothing(make: Make, mak
     assert make().names(spec.node) == set()
 
 
+def test_rootless_is_believed_of_no_daemon_that_is_not(make: Make, make_spec: MakeSpec) -> None:
+    with refused(LauncherUnavailable, "launcher-unavailable"):
+        make(rootless=True).start(make_spec("/bin/true"))
+    assert make().names(make_spec("/bin/true").node) == set()
+
+
 def test_a_missing_folder_is_not_the_users_fault(make: Make, make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec("/bin/true", datasets={"d": tmp_path / "gone"})
     with refused(LauncherUnavailable, "launcher-unavailable"):

@@ -34,7 +34,7 @@ swap=0
 core=0
 files=4096
 module=docker-default (enforce)
-ids=         0     100000      65536
+ids=         0          0 4294967295
 init=docker-init"""
 
 
@@ -49,9 +49,9 @@ def missing(found: Facts) -> list[str]:
 def test_a_whole_one_is_sound_and_says_what_it_saw() -> None:
     assert missing(facts()) == []
     said = {protection.what: protection.shown(facts()) for protection in PROTECTIONS}
-    assert said["not root"] == "Uid 65534, Gid 65534, Groups 65534"
+    assert said["not this machine's root"] == "Uid 65534, Gid 65534, Groups 65534"
     assert said["its own processes alone"] == "sees processes 1, 7"
-    assert besides(facts()) == "confined by docker-default (enforce), its users are not the host's, its first process is docker-init"
+    assert besides(facts()) == "confined by docker-default (enforce), its users are the machine's, its first process is docker-init"
     assert besides(Facts()).startswith("no AppArmor or SELinux confines it")
 
 
@@ -59,7 +59,7 @@ LACKING = {
     "no capabilities": ["CapEff=00000000a80425fb", "CapBnd=00000000a80425fb"],
     "no new privileges": ["NoNewPrivs=0"],
     "system calls filtered": ["Seccomp=0"],
-    "not root": ["Uid=0", "Groups=65534 0"],
+    "not this machine's root": ["Uid=0", "Groups=65534 0"],
     "image read-only": ["root=written", "mount /=rw,relatime"],
     "data read-only": ["data=written"],
     "what is mounted below data stays out": ["below=/data/nested/cgroup"],
@@ -98,12 +98,18 @@ def test_what_was_not_said_is_not_taken_for_granted() -> None:
         assert protection.shown(Facts())
 
 
+def test_root_of_a_container_whose_users_are_its_own_is_not_root() -> None:
+    found = facts("Uid=0", "Groups=0 10", "ids=         0       1001          1")
+    assert missing(found) == []
+    assert "its users are not the machine's" in besides(found)
+
+
 def test_swap_where_control_groups_are_of_version_1() -> None:
     found = facts(f"both={MEMORY}", "swapfile /swap.img=on")
     del found["swap"]
     assert missing(found) == []
-    found["both"] = "9223372036854771712"
-    assert missing(found) == ["no swap beyond that"]
+    found["both"] = found["memory"] = "9223372036854771712"
+    assert missing(found) == ["memory limited", "no swap beyond that"]
 
 
 def test_a_process_of_this_machine_is_not_confined() -> None:
