@@ -104,9 +104,11 @@ class Audit:
                 self._last = self._found()
                 if self._last[2].number > last_number(self._journal):
                     _go_on(self._journal, self._last[2].number)
-            while rows := waiting(self._journal, BATCH):
+            more = True
+            while more and (rows := waiting(self._journal, BATCH)):
                 self._append([row for row in rows if row[0] > self._last[2].number])
                 _taken(self._journal, rows[-1][0], self._last[2])
+                more = len(rows) == BATCH
         except OSError as error:
             self._last = None
             raise AuditUnavailable(
