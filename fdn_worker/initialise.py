@@ -59,6 +59,8 @@ host_paths = []
 # Results that are to stay here are copied to a shelf.
 [shelves]
 # models = "/srv/models"
+# Secrets that a task may be given, as files from memory: name = the site's own file.
+[secrets]
 # NAME = value, for every task: in its environment, and for $NAME in its command.
 [variables]
 
@@ -101,6 +103,13 @@ timeout = 2592000
 log_bytes = "64MiB"
 # Free disk below which no order is taken.
 disk_reserve = "1GiB"
+
+[budget]
+# Over these, what is old goes: kept sandboxes, images that the worker pulled, ended attempts in the journal.
+# sandboxes = "100GiB"
+# images = "50GiB"
+# keep_images = ["registry.example/study/*"]
+journal = "256MiB"
 
 [transfer]
 # How files travel: "store", straight there, or "broker", where the broker is all that this site reaches.

@@ -17,9 +17,10 @@ from fdn_worker.holds import Holds, kept_as
 from fdn_worker.housekeeping import Housekeeping, log_files
 from fdn_worker.journal import Journal, Phase
 from fdn_worker.policy import disk_free
+from fdn_worker.policy.names import HUB
 from fdn_worker.protocol import Signer, State, TaskOrder, now, pack
 from fdn_worker.protocol.envelope import payload_of
-from tests.unit.helpers import an_id, an_order, settings
+from tests.unit.helpers import SHA, an_id, an_order, settings
 
 MIB = 1024**2
 
@@ -162,7 +163,7 @@ def test_images_are_collected_but_for_those_that_are_wanted(house: Callable[...,
     made.keeping.look()
     ((most, keep),) = made.images.asked
     assert most == 1000
-    wanted = {name: keep(name) for name in ("python:3.12", "docker.io/library/python@sha256:" + "0" * 64, "registry.example/study/a:1")}
+    wanted = {name: keep(name) for name in ("python:3.12", f"{HUB}/library/python@sha256:{SHA}", "registry.example/study/a:1")}
     assert all(wanted.values()), wanted
     assert not keep("busybox:1")
     assert not keep("registry.example/other/a:1")
