@@ -177,8 +177,8 @@ def runs(
     table = Table(*narrow, "command", box=None, pad_edge=False)
     for row in rows:
         received, run = str(row["received"])[5:].replace("T", " "), str(row["run"])[:8]
-        rule = [str(row["rule"] or "")] * bool(rules)
-        table.add_row(received, run, str(row["attempt"]), str(row["state"]), str(row["user"]), *rule, " ".join(row["argv"])[:60])  # type: ignore[arg-type]
+        rule, words = [str(row["rule"] or "")] * bool(rules), " ".join(row["argv"])[: 48 if rules else 60]  # type: ignore[arg-type]
+        table.add_row(received, run, str(row["attempt"]), str(row["state"]), str(row["user"]), *rule, words)
     Console(markup=False, highlight=False).print(table if rows else "no runs yet")
 
 

@@ -41,7 +41,7 @@ PAGES = {
     "README.md": (7, ["9 files of 3 nodes", "fl-demo: Succeeded, 3/3, 4 outputs", "hospital-north | 120", "and has this node's queues"]),
     "docs/tutorial/researcher.md": (10, ["(there are: data-summary)", "exit code 2"]),
     "docs/tutorial/tool-author.md": (10, ["'$INPUT_PATH/radius.py' malignant --at-least=10", '{"patients": 49, "sum": ']),
-    "docs/tutorial/site-administrator.md": (11, ["exit code 4", "would accept, takes no orders at present", "orders are taken again"]),
+    "docs/tutorial/site-administrator.md": (14, ["exit code 4", "would accept, takes no orders at present", "orders are taken again"]),
     "docs/tutorial/operator.md": (
         14,
         [
