@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from fdn_worker.protocol import Heartbeat, now
-from fdn_worker.protocol.chain import Head, read
+from fdn_worker.protocol.chain import Head
 from storage.records import Records
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Heads:
         if self._last is None:
             rows = [row for row in self._records.nodes() if row.retired is None and row.heartbeat]
             self._last = {row.name: Heartbeat.model_validate_json(row.heartbeat or "") for row in rows}
-            self._kept = next((read(line).at for line in self._records.audit.of_kind(HEADS)), None)
+            self._kept = next((line.at for line in self._records.audit.of_kind(HEADS, 1)), None)
         for beat in beats:
             self._one(beat, self._last)
         if self._changed and (self._kept is None or now() - self._kept >= EVERY):
@@ -59,7 +59,7 @@ class Heads:
 
 def known_heads(records: Records, node: str) -> Iterator[tuple[str, Head]]:
     """The heads of a node's log that the centre heard, each with when."""
-    for line in map(read, records.audit.of_kind(HEADS)):
+    for line in records.audit.of_kind(HEADS):
         if node in line.what.get("heads", {}):
             yield f"the centre, at {line.at:%Y-%m-%d %H:%M},", Head.parse(line.what["heads"][node])
     row = records.node(node)

@@ -6,15 +6,19 @@ last statement of its transaction: whoever waits for that lock holds no other th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Connection, select, update
 
+from fdn_worker.errors import MessageError
 from fdn_worker.protocol import Signer, now
-from fdn_worker.protocol.chain import Head, login, write
+from fdn_worker.protocol.chain import Head, Line, login, read, write
 from storage.database import Database
 from storage.schema import audit, audit_head
+
+log = logging.getLogger(__name__)
 
 #: Lines that are read at a time.
 PAGE = 1000
@@ -59,8 +63,13 @@ class AuditRecords:
                 return
             after = page[-1].number
 
-    def of_kind(self, kind: str) -> Iterator[str]:
-        """The lines of one kind, the newest first."""
+    def of_kind(self, kind: str, limit: int | None = None) -> Iterator[Line]:
+        """Entries of one kind, the newest first; what is not as it was written is left to `fem audit verify`, and left out."""
+        newest = select(audit.c.number, audit.c.line).where(audit.c.kind == kind).order_by(audit.c.number.desc()).limit(limit)
         with self._db.read() as db:
-            found = db.scalars(select(audit.c.line).where(audit.c.kind == kind).order_by(audit.c.number.desc())).all()
-        return iter(found)
+            found = db.execute(newest).all()
+        for row in found:
+            try:
+                yield read(row.line)
+            except MessageError as error:
+                log.error("row %d of the audit log: %s", row.number, error.message, extra={"action": "audit-damaged"})

@@ -6,12 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from fdn_worker.protocol import Heartbeat, now
-from fdn_worker.protocol.chain import Head, read
+from fdn_worker.protocol.chain import Head
 from federation import heads as module
 from federation.centre import Centre
 from federation.heads import BACK, HEADS, Heads, known_heads
+from storage.schema import audit
 from tests.unit.helpers import an_id
 
 
@@ -23,7 +25,7 @@ def a_beat(number: int, head: tuple[int, str] | None, *, node: str = "site-a", s
 
 
 def kept(centre: Centre, kind: str = HEADS) -> list[dict[str, Any]]:
-    return [read(line).what for line in centre.records.audit.of_kind(kind)][::-1]
+    return [line.what for line in centre.records.audit.of_kind(kind)][::-1]
 
 
 def test_they_are_kept_each_hour_and_only_when_they_changed(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +68,13 @@ def test_a_head_that_goes_back_is_told(centre: Centre, caplog: pytest.LogCapture
     Heads(centre.records).heard(beats)
     assert len(kept(centre, BACK)) == told
     assert sum("the audit log of site-a went from 5:" in record.getMessage() for record in caplog.records) == told
+
+
+def test_an_entry_that_was_tampered_with_stops_no_relay(centre: Centre, caplog: pytest.LogCaptureFixture) -> None:
+    Heads(centre.records).heard([a_beat(1, (1, "a"))])
+    with centre.records.database.write() as db:
+        db.execute(update(audit).where(audit.c.kind == HEADS).values(line="x"))
+    assert list(known_heads(centre.records, "site-a")) == []
+    Heads(centre.records).heard([a_beat(2, (2, "b"))])
+    assert "no line of an audit log" in caplog.text
+    assert [what["heads"] for what in kept(centre)] == [{"site-a": "2:" + "b" * 64}]
