@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation.catalogue.find import find_tool
 
+from federation.catalogue.find import find_tool
 from federation.catalogue.tool import Tool
 from federation.inquiry import ask
 from federation.local import LocalFederation
