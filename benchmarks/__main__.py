@@ -13,7 +13,21 @@ from importlib import import_module
 from benchmarks.harness import HEADER, Figure, machine, write, write_page
 from benchmarks.house import Services, versions
 
-NAMES = ("startup", "overhead", "flow", "burst", "upload", "broker_transfer", "orders", "report", "fleet", "first", "idle", "aggregation", "trust")
+NAMES = (
+    "startup",
+    "overhead",
+    "flow",
+    "burst",
+    "upload",
+    "broker_transfer",
+    "orders",
+    "report",
+    "fleet",
+    "first",
+    "idle",
+    "aggregation",
+    "trust",
+)
 
 
 def main() -> int:

@@ -58,6 +58,8 @@ def test_a_node_that_comes_back_after_hours_is_simply_back(centre: Centre) -> No
 
 def test_a_clock_that_is_ahead_is_told(centre: Centre) -> None:
     for ahead, told in ((timedelta(minutes=4), ()), (timedelta(minutes=20), ("its clock is 20 min ahead of the centre's",))):
-        beat = Heartbeat(node="site-a", session=an_id(1), number=1, at=now() + ahead, interval=2.0, worker_version="1", slots=1, slots_free=1)
+        beat = Heartbeat(
+            node="site-a", session=an_id(1), number=1, at=now() + ahead, interval=2.0, worker_version="1", slots=1, slots_free=1
+        )
         centre.records.heard([beat], now())
         assert presence(centre.records)[0].problems == told
