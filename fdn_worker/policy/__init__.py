@@ -44,18 +44,17 @@ def by_policy(
     order: TaskOrder, settings: WorkerSettings, moment: datetime, file: PolicyFile | None, runs: Callable[[str], Runs]
 ) -> Decision:  # fmt: skip
     """The policy's part of it alone."""
-    # Who asks for no more than servers is kept to them, also where the whole network would be given.
-    keep_to: KeepTo = "" if order.network else "server"
     if file is None:
-        return Decision((), keep_to=keep_to)
+        return Decision((), keep_to="" if order.network and settings.allow_network else "server")
     try:
         policy = file.current()
     except SettingsError:
         broken = PolicyRefused(f"the policy file of node {settings.node} cannot be read", code="policy-broken", remedy="tell the site")
         return Decision((broken,), policy="")
     rule, refused = judge.judge(policy, order, settings.launcher, moment, runs)
-    if rule is not None and rule.network == "proxy" and order.network:
-        keep_to = "proxy"
+    granted = rule.network if rule is not None else "none"
+    # Who asks for no more than servers is kept to them, also where the whole network would be given.
+    keep_to: KeepTo = "proxy" if granted == "proxy" else "" if granted == "open" and order.network else "server"
     return Decision((refused,) if refused else (), rule.id if rule else None, policy.digest, keep_to)
 
 

@@ -23,8 +23,8 @@ from fdn_worker.protocol.image import vouches
 #: Rules that a refusal tells of, what it tells of each, and characters of what it quotes from the order.
 MOST_RULES, MOST_REASONS, MOST_QUOTED = 3, 4, 80
 #: Kinds of network that an order may need -> what grants it.
-_GIVES = {"nothing": ("none", "server", "proxy", "open"), "server": ("server", "open"), "network": ("proxy", "open"), "both": ("open",)}
-_KINDS = {"server": "its execution's servers", "network": "a network", "both": "a network beside its execution's servers"}
+_GIVES = {"nothing": ("none", "server", "proxy", "open"), "server": ("server", "open"), "network": ("proxy", "open")}
+_KINDS = {"server": "to be, or to reach, a server of its execution", "network": "a network"}
 N = TypeVar("N")
 
 
@@ -49,8 +49,8 @@ class Asked:
         self.host_paths = sorted({mount.source for mount in order.mounts if mount.kind == "host"})
         self.shelves = sorted({move.shelf for move in order.moves})
         self.source = source_name(order.source.repository) if order.source else None
-        serves = bool(order.ports or order.servers)
-        self.network = ("both" if serves else "network") if order.network else "server" if serves else "nothing"
+        # Who is, or has, a server asks for the network on its account.
+        self.network = "server" if order.ports or order.servers else "network" if order.network else "nothing"
 
     @cached_property
     def signers(self) -> frozenset[str]:

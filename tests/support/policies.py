@@ -194,7 +194,7 @@ def _holds(
         _one(rule.get("launchers", [own]), launcher),
         all(_one(rule.get("datasets", []), name) for name in datasets),
         not source or _source_fits(rule.get("sources", []), source),
-        granted == "open" or not (serves or network) or (granted == "server" and not network) or (granted == "proxy" and not serves),
+        granted == "open" or (granted == "server" if serves else granted == "proxy" or not network),
         all(_one(rule.get("shelves", []), move["shelf"]) for move in order["moves"]),
         all(_one(rule.get("secrets", []), name) for name in order["secrets"]),
         all(any(f"{path}/".startswith(f"{root}/") for root in rule.get("host_paths", [])) for path in hosts),

@@ -269,6 +269,12 @@ def test_the_network_is_asked_for_by_servers_and_clients_alone() -> None:
     assert not network(with_server(network=False), "client")
 
 
+def test_an_images_digest_and_signature_are_handed_over() -> None:
+    image = {"name": "mean", "tag": "1", "digest": f"sha256:{'a' * 64}", "signature": "A" * 86 + "=="}
+    asks = requests(a_tool(image=image), "main", asked(), execution=EXECUTION)["site-a"]
+    assert (asks.image, asks.image_digest, asks.image_signature) == ("mean:1", image["digest"], image["signature"])
+
+
 def test_files_of_a_tool_go_with_its_inputs() -> None:
     tool = a_tool(files={"run.py": "scripts/run.py"}).model_copy(update={"contents": {"scripts/run.py": b"print(1)"}})
     files = requests(tool, "main", asked(inputs=("/x/own.csv",)), execution=EXECUTION)["site-a"].files()

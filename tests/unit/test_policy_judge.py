@@ -57,9 +57,9 @@ KEYS_OF_A_RULE: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, Any], 
                {"mounts": (Mount(kind="dataset", source="births/x", target="/x"),)}, "dataset 'births' is not granted"),
     "sources": ({"sources": '["https://g.example/**"]'}, source("https://g.example/a/b"), source("https://g.example/../b"),
                 "source 'https://g.example/../b' is not granted"),
-    "server": ({"network": '"server"'}, {"servers": SERVERS}, {"network": True}, "a network is not granted"),
-    "ports": ({"network": '"server"'}, {"ports": PORTS}, {"ports": PORTS, "network": True}, "a network beside its execution's servers is not"),
-    "proxy": ({"network": '"proxy"'}, {"network": True}, {"servers": SERVERS}, "its execution's servers is not granted"),
+    "server": ({"network": '"server"'}, {"servers": SERVERS, "network": True}, {"network": True}, "a network is not granted"),
+    "ports": ({"network": '"server"'}, {"ports": PORTS}, {"network": True}, "a network is not granted"),
+    "proxy": ({"network": '"proxy"'}, {"network": True}, {"servers": SERVERS}, "to be, or to reach, a server of its execution is not granted"),
     "shelves": ({"shelves": '["models"]'}, {"moves": (Move(source="", shelf="models", to="x"),)},
                 {"moves": (Move(source="", shelf="tables", to="x"),)}, "shelf 'tables' is not granted"),
     "secrets": ({"secrets": '["token"]'}, {"secrets": ("token",)}, {"secrets": ("token", "password")}, "secret 'password' is not granted"),
@@ -220,6 +220,7 @@ def test_with_a_policy_it_says_who_gets_a_network_and_not_the_settings(tmp_path:
     ("granted", "order", "keep_to"),
     [
         (None, {"servers": SERVERS}, "server"),
+        ("server", {"ports": PORTS, "network": True}, "server"),
         (None, {"network": True}, ""),
         ("open", {"network": True}, ""),
         ("proxy", {"network": True}, "proxy"),
@@ -229,8 +230,14 @@ def test_with_a_policy_it_says_who_gets_a_network_and_not_the_settings(tmp_path:
 )
 def test_a_task_is_kept_to_what_it_asked_for(tmp_path: Path, granted: str | None, order: dict[str, Any], keep_to: str) -> None:
     rules = None if granted is None else a_rule(network=f'"{granted}"')
-    found = decided(tmp_path, rules, an_order(timeout=10, **order), allow_network=True)
+    options = {"allow_network": True, "address": "a.example", "ports": "20000-20001"}
+    found = decided(tmp_path, rules, an_order(timeout=10, **order), **options)
     assert (codes(found), found.keep_to) == ([], keep_to)
+
+
+def test_a_server_that_the_settings_allow_gets_no_more_than_that(tmp_path: Path) -> None:
+    found = decided(tmp_path, None, an_order(timeout=10, servers=SERVERS, network=True), allow_servers=True)
+    assert (codes(found), found.keep_to) == ([], "server")
 
 
 def test_a_broken_policy_refuses_everything(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def order_of(**fields: Any) -> Any:
         ({"commit": COMMIT}, "repository and commit go together"),
         (SOURCE | {"commit": "main"}, "commit: 'main' is not allowed (give the whole commit id, 40 hexadecimal digits)"),
         (SOURCE | {"repository": "git@x.org:y"}, "repository: repository 'git@x.org:y' must be an https:// address"),
+        ({"image_signature": "A" * 86 + "=="}, "image_signature is that of a digest: give image_digest, too"),
+        ({"image_signature": "abc"}, "image_signature: 'abc' is not allowed"),
         ({"retries": 1000}, "retries: Input should be less than or equal to 100"),
         ({"task": "a.b"}, "task: 'a.b' is not allowed"),
     ],
