@@ -73,6 +73,9 @@ deployments:
     work_pool: {name: test-pool}
 """
 
+#: Seconds for an automation of Prefect's to have come about, on a machine that has other things to do as well.
+SOON = 200
+
 
 @pytest.fixture(scope="module")
 def alerts() -> Iterator[tuple[str, queue.Queue[str]]]:
@@ -141,17 +144,19 @@ def test_applied_once_all_is_there_and_twice_it_is_the_same(apply: Run, client: 
     assert apply().stdout == "nothing to change\n"
 
 
+@pytest.mark.timeout(300)
 def test_a_failed_flow_run_is_told_to_the_alert_address(
     run: Run, alerts: tuple[str, queue.Queue[str]], client: SyncPrefectClient
 ) -> None:  # fmt: skip
     script = "from prefect import tags\nfrom flows.federated_task import federated_task as f\nimport asyncio\n"
     script += "with tags('watched'): asyncio.run(f(node='site-b', argv=['/bin/false'], return_state=True))\n"
     assert run(sys.executable, "-c", script).returncode == 0
-    told = alerts[1].get(timeout=60)
+    told = alerts[1].get(timeout=SOON)
     assert told.startswith("Failed ")
     assert client.read_flow_run(told.split()[1]).state_name == "Failed"
 
 
+@pytest.mark.timeout(300)
 def test_a_run_whose_process_is_gone_ends_as_crashed(
     environment: dict[str, str], alerts: tuple[str, queue.Queue[str]], client: SyncPrefectClient
 ) -> None:  # fmt: skip
@@ -172,7 +177,7 @@ def test_a_run_whose_process_is_gone_ends_as_crashed(
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-    assert alerts[1].get(timeout=60) == f"Crashed {run}"
+    assert alerts[1].get(timeout=SOON) == f"Crashed {run}"
     state = client.read_flow_run(run).state  # type: ignore[arg-type]
     assert state is not None
     assert (state.is_crashed(), state.message) == (True, "no heartbeat")
