@@ -177,7 +177,11 @@ def test_a_run_whose_process_is_gone_ends_as_crashed(
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-    assert alerts[1].get(timeout=SOON) == f"Crashed {run}"
+    # The alert of the run before may come once more: Prefect tells at least once.
+    told = alerts[1].get(timeout=SOON)
+    while told.startswith("Failed "):
+        told = alerts[1].get(timeout=SOON)
+    assert told == f"Crashed {run}"
     state = client.read_flow_run(run).state  # type: ignore[arg-type]
     assert state is not None
     assert (state.is_crashed(), state.message) == (True, "no heartbeat")
