@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from uuid import UUID
 
 from fdn_worker.errors import SystemFault
 from fdn_worker.protocol import InputFile, Source, TaskOrder
+from federation.git import git_environment
 from federation.request import BadRequest
 from storage.keys import source_key
 from storage.objects import ObjectStore
@@ -60,11 +60,7 @@ def pack_of(source: Source, folder: Path, *, allow_file: bool = False) -> Path:
         raise BadRequest(
             f"source {source.repository}: https:// only", code="source-refused", remedy="push it to a server that the centre reaches"
         )
-    # None of Git's own settings and no repository round about may rewrite the address; nobody is asked for a password.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {
-        "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
-        "GIT_ALLOW_PROTOCOL": "https:file" if allow_file else "https", "GIT_DIR": str(folder / "git"),
-    }  # fmt: skip
+    environment = git_environment(allow_file=allow_file) | {"GIT_DIR": str(folder / "git")}
 
     def git(*words: str, said: str = "") -> subprocess.CompletedProcess[str]:
         try:

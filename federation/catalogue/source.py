@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 
 from fdn_worker.errors import SystemFault
 from federation.catalogue.tool import Code, Tool
+from federation.git import git_environment
 from federation.request import BadRequest
 
 #: Seconds for a repository to answer.
@@ -29,11 +29,7 @@ def commit_of(code: Code, *, allow_file: bool = False) -> str:
     if code.url.startswith("file://") and not allow_file:
         raise BadRequest(f"source {code.url}: https:// only", code="source-refused", remedy="push it to a server that the sites reach")
     refs = [f"refs/heads/{code.branch}", f"refs/tags/{code.branch}^{{}}", f"refs/tags/{code.branch}"] if code.branch else ["HEAD"]
-    # None of Git's own settings and no repository round about may rewrite the address; nobody is asked for a password.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {
-        "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
-        "GIT_ALLOW_PROTOCOL": "https:file" if allow_file else "https",
-    }  # fmt: skip
+    environment = git_environment(allow_file=allow_file)
     try:
         done = subprocess.run(
             ["git", "ls-remote", "--", code.url, *refs], env=environment, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True,
