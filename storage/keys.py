@@ -36,3 +36,23 @@ def source_key(execution: UUID, task: str, sha256: str) -> str:
 def attempt_key(execution: UUID, task: str, node: str, attempt: int, path: str) -> str:
     """One object of an attempt; `path` may not climb."""
     return attempt_prefix(execution, task, node, attempt) + check_relative_path(path)
+
+
+def session_prefix(session: str) -> str:
+    """All that a session of federated learning keeps; no execution's, so that retention leaves it alone."""
+    return f"models/{UUID(session)}/"
+
+
+def model_key(session: str, model: str) -> str:
+    """A model of the session."""
+    return f"{session_prefix(session)}{UUID(model)}.safetensors"
+
+
+def model_state_key(session: str, model: str) -> str:
+    """What the aggregator remembers with that model."""
+    return f"{session_prefix(session)}{UUID(model)}.state.safetensors"
+
+
+def client_state_key(session: str, client: str) -> str:
+    """What the aggregator remembers of one client."""
+    return f"{session_prefix(session)}clients/{check_id(client, 'client')}.safetensors"

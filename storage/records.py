@@ -16,15 +16,15 @@ from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, bindparam, or_, select, true, update
 
-from fdn_worker.errors import Fault, FdnError
 from fdn_worker.protocol import Heartbeat, Reason, Signer, State, TaskEvent, now
 from storage.audit import AuditRecords
 from storage.catalogue import CatalogueRecords
 from storage.database import Database
 from storage.folding import fold, is_of, set_state, standing
 from storage.key_rows import admit, withdraw
+from storage.learning import Learning
 from storage.node_keys import NodeKeys
-from storage.rows import OPEN, AttemptRow, ExecutionRow, LogLine, NodeRow, RunRow
+from storage.rows import OPEN, AttemptRow, ExecutionRow, LogLine, NodeRow, RecordsRefused, RunRow
 from storage.schema import LARGEST_NUMBER, attempts, events, executions, nodes
 from storage.schema import runs as run_table
 from storage.wanted import Wanted
@@ -41,13 +41,6 @@ CANDIDATES = 5
 # Made once, as in `folding`: the relay asks these for every request of a node.
 _ATTEMPT = select(attempts).where(attempts.c.run == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
 _CURRENT = select(run_table.c.attempt).where(run_table.c.id == bindparam("of_run"))
-
-
-class RecordsRefused(FdnError):
-    """What was asked of the records does not fit what stands in them; `code` says how."""
-
-    code = "records"
-    fault = Fault.USER
 
 
 class NewAttempt(NamedTuple):
@@ -85,6 +78,11 @@ class Records:
     def keys(self) -> NodeKeys:
         """The keys by which nodes sign."""
         return NodeKeys(self._db, self.audit)
+
+    @property
+    def learning(self) -> Learning:
+        """Sessions of federated learning, their rounds, updates, models and measures."""
+        return Learning(self._db, self.audit)
 
     @property
     def database(self) -> Database:

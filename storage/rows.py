@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from fdn_worker.errors import Fault
+from fdn_worker.errors import Fault, FdnError
 from fdn_worker.protocol import Reason, State
 
 #: State of an execution that is not closed.
 OPEN = "OPEN"
+
+
+class RecordsRefused(FdnError):
+    """What was asked of the records does not fit what stands in them; `code` says how."""
+
+    code = "records"
+    fault = Fault.USER
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The tables of the records: executions, their runs, attempts and events, their accounts, the nodes and the tools.
+"""The tables of the records: executions, their runs, attempts and events, their accounts, the nodes, the tools, and learning.
 
 A change of the schema adds one to SCHEMA_VERSION; opening records of an earlier version then brings them up in the same
 transaction that looks at the version, under the same lock. Records of a later version than this are refused.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -31,7 +32,7 @@ from sqlalchemy import (
 
 from fdn_worker.protocol import State
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 #: Largest number of an attempt or event that a column takes.
 LARGEST_NUMBER = 2**31 - 1
 
@@ -216,6 +217,92 @@ accounts = Table(
     Index("accounts_by_end", "ended"),
 )
 
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("configuration", Text, nullable=False),
+    Column("package", Text, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("wanted", String(20), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("flow_run", Text),
+    Column("created", Moment, nullable=False),
+    Column("changed", Moment, nullable=False),
+    Column("ended", Moment),
+    Index("sessions_by_age", "created"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("session", _id(), ForeignKey("sessions.id"), nullable=False, index=True),
+    Column("round", Integer, nullable=False),
+    Column("parent", _id(), ForeignKey("models.id"), index=True),
+    Column("created", Moment, nullable=False),
+    Column("where_", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("examples", Float),
+    Column("metrics", JSON, nullable=False),
+    Column("participants", Integer, nullable=False),
+    Column("deleted", Moment),
+    Column("released", Moment),
+    Column("released_by", Text),
+    Column("note", Text),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("session", _id(), ForeignKey("sessions.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(20), nullable=False),
+    Column("began", Moment, nullable=False),
+    Column("ended", Moment),
+    Column("model", _id(), ForeignKey("models.id")),
+    Column("reason", Text, nullable=False),
+    Column("requested", JSON, nullable=False),
+)
+
+#: `run` names one of `runs`, and outlasts it: retention deletes those.
+updates = Table(
+    "updates",
+    metadata,
+    Column("session", _id(), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("client", String(63), primary_key=True),
+    Column("combiner", Text, nullable=False, default=""),
+    Column("run", _id()),
+    Column("outcome", String(20)),
+    Column("reason", Text, nullable=False, default=""),
+    Column("examples", Float),
+    Column("metrics", JSON, nullable=False, default=dict),
+    Column("began", Moment, nullable=False),
+    Column("ended", Moment),
+    Column("validated", JSON(none_as_null=True)),
+    ForeignKeyConstraint(["session", "round"], ["rounds.session", "rounds.number"]),
+)
+
+measures = Table(
+    "measures",
+    metadata,
+    Column("session", _id(), ForeignKey("sessions.id"), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("client", String(63), primary_key=True),
+    Column("phase", String(20), primary_key=True),
+    Column("name", String(200), primary_key=True),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", Float),
+    Column("at", Moment, nullable=False),
+)
+
 #: Version of the records -> statements that bring them to the next; tables that are missing are made beforehand.
 UPGRADES: dict[int, tuple[str, ...]] = {
     1: (
@@ -229,4 +316,5 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "ALTER TABLE nodes ADD COLUMN paused {moment}",
     ),
     2: (),
+    3: (),
 }
