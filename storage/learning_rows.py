@@ -71,8 +71,10 @@ class UpdateRow:
     metrics: dict[str, float]
     began: datetime
     ended: datetime | None
-    #: Metrics of the round's model on this client's data.
+    #: Metrics of the round's model on this client's data, with the `examples` they are of.
     validated: dict[str, float] | None
+    validation_began: datetime | None
+    validation_ended: datetime | None
 
 
 class UpdateFields(TypedDict, total=False):
@@ -87,6 +89,8 @@ class UpdateFields(TypedDict, total=False):
     began: datetime
     ended: datetime | None
     validated: dict[str, float] | None
+    validation_began: datetime | None
+    validation_ended: datetime | None
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,8 @@ updates = Table(
     Column("began", Moment, nullable=False),
     Column("ended", Moment),
     Column("validated", JSON(none_as_null=True)),
+    Column("validation_began", Moment),
+    Column("validation_ended", Moment),
     ForeignKeyConstraint(["session", "round"], ["rounds.session", "rounds.number"]),
 )
 
