@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from flows.cli_nodes import nodes
-
 Node = Annotated[str, typer.Argument(help="The node's id.")]
 
 
@@ -16,8 +14,6 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(keys)
     app.command("sign-image")(sign_image)
-    for name, command in (("keys", of_node), ("add-key", add), ("revoke-key", revoke)):
-        nodes.command(name)(command)
 
 
 def keys(

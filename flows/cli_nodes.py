@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flows import cli_keys
+
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 nodes = typer.Typer(help="The nodes, and when each was last heard.", add_completion=False)
 
@@ -220,3 +222,8 @@ def blocks(name: Annotated[str, typer.Argument(help="Under which name.")] = "def
     for saved in save(name):
         typer.echo(f"saved {saved}")
     typer.echo(f"flows take them with FEM_BLOCKS={name}")
+
+
+nodes.command("keys")(cli_keys.of_node)
+nodes.command("add-key")(cli_keys.add)
+nodes.command("revoke-key")(cli_keys.revoke)

@@ -1,19 +1,24 @@
-"""`fem plan TOOL` and `fem run TOOL`: the command line's words as a submission, its plan in a table, its end as an exit code."""
+"""`fem run` and `fem plan`: the command line's words as a submission, its plan in a table, its end as an exit code."""
 
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
+import os
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
+
+from flows import exit_codes
 
 if TYPE_CHECKING:
-    from federation.execution import ExecutionResult
     from federation.plan import Plan
     from federation.tool_request import ToolRequest
 
+#: Where a command line keeps what stands after `--`.
+COMMAND = "fem.command"
 Tool = Annotated[str, typer.Argument(help="Its name, or the path of its YAML file.", metavar="TOOL")]
 Nodes = Annotated[list[str] | None, typer.Option("--node", "-n", help="A node, several with commas between, or all. May be given again.")]
 ServerNode = Annotated[str | None, typer.Option(help="Where the tool's server runs, if it has one.")]
@@ -30,8 +35,125 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON, and nothing else.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
+    app.command(cls=ToolOrCommand)(run)
     app.command()(plan)
+
+
+class ToolOrCommand(typer.core.TyperCommand):
+    """What stands after `--` is a command, and never taken for the tool's name."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        before, dashes, command = args, "--" in args, []
+        if dashes:
+            before, command = args[: args.index("--")], args[args.index("--") + 1 :]
+        context = super().make_context(info_name, before, parent, **extra)
+        if dashes:
+            context.meta[COMMAND] = command
+        return context
+
+
+def run(
+    context: typer.Context,
+    tool: Annotated[
+        str | None, typer.Argument(help="A tool's name, or its file; or a command after --.", metavar="TOOL | -- COMMAND")
+    ] = None,
+    node: Nodes = None,
+    server_node: ServerNode = None,
+    arg: Arguments = None,
+    args: ArgumentsFile = None,
+    input_: Inputs = None,
+    quorum: Quorum = "all",
+    on_node_offline: OnOffline = "wait",
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End the rest once the quorum cannot be reached.")] = False,
+    max_parallel: Annotated[int | None, typer.Option(help="Nodes at once; all, if left out.")] = None,
+    image: Annotated[str | None, typer.Option("--image", "-i", help="Of a command: container image, name:tag.")] = None,
+    image_digest: Annotated[str | None, typer.Option(help="Of a command: sha256:..., to insist on these bytes.")] = None,
+    launcher: Annotated[str | None, typer.Option(help="Of a command: docker or process; the node's choice if left out.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Of a command: a dataset; at $DATA_PATH/NAME.")] = None,
+    output: Annotated[list[str] | None, typer.Option("--output", "-o", help="Of a command: pattern of files to send back.")] = None,
+    env: Annotated[list[str] | None, typer.Option("--env", "-e", help="Of a command: NAME=VALUE.")] = None,
+    cpus: Annotated[float | None, typer.Option(help="Of a command: processors.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Of a command: such as 512MiB or 2GB.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="Of a command: GPUs.")] = None,
+    disk: Annotated[str | None, typer.Option(help="Of a command: size of the sandbox.")] = None,
+    network: Annotated[bool, typer.Option("--network", help="Of a command: ask for the network; the node decides.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Of a command: seconds from start to end by force.")] = None,
+    repository: Annotated[str | None, typer.Option(help="Of a command: https:// Git repository, at $SOURCE_PATH.")] = None,
+    commit: Annotated[str | None, typer.Option(help="Of a command: its commit.")] = None,
+    deadline: Annotated[str | None, typer.Option(help="Moment by which it must end: 2030-01-31T12:00:00+01:00.")] = None,
+    retries: Annotated[int, typer.Option(help="New attempts after faults of the infrastructure.")] = 0,
+    user: User = None,
+    project: Project = "",
+    key: Annotated[str | None, typer.Option("--key", help="Idempotency key: a second run with it is the first one.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The result as JSON, and nothing else.")] = False,
+) -> None:
+    """Run a tool at nodes, or a command at one, and follow it. Ctrl-C asks the nodes to cancel.
+
+    Examples: fem run data-summary --node all --arg dataset=census
+    | fem run --node site-a --image python:3.11 --dataset census --output '*.csv' -- python $SOURCE_PATH/main.py
+    """
+    command: list[str] | None = context.meta.get(COMMAND)
+    if (tool is None) == (command is None):
+        raise typer.BadParameter("name a tool, or give a command after --, one of the two")
+    common: dict[str, Any] = {"deadline": deadline, "retries": retries, "project": project}
+    of_command = {
+        "image": image, "image_digest": image_digest, "launcher": launcher, "datasets": dataset, "outputs": output,
+        "environment": _pairs(env or []) or None, "cpus": cpus, "memory": memory, "gpus": gpus, "disk": disk, "network": network or None,
+        "timeout": timeout, "repository": repository, "commit": commit,
+    }  # fmt: skip
+    # What is wrong is told before Prefect is even imported.
+    if tool is not None:
+        if misplaced := sorted(name for name, value in of_command.items() if value is not None):
+            raise typer.BadParameter(f"{', '.join(misplaced)}: a tool says that itself; it is for a command after --")
+        asked = submission(
+            tool, node or [], arg or [], args, server_node=server_node, inputs=tuple(input_ or ()), quorum=quorum,
+            on_node_offline=on_node_offline, fail_fast=fail_fast, max_parallel=max_parallel, user=user, **common,
+        )  # fmt: skip
+        found = make_plan(asked)
+        found.check()
+        _quiet_prefect(os.environ)
+        from flows.cli_run import submit_tool
+
+        execution = submit_tool(asked, key or "", found, quiet=json)
+        told, code = execution.model_dump_json(indent=2), exit_codes.of_execution(execution)
+    else:
+        from federation.request import TaskRequest, build
+        from flows import connection
+
+        if not node or len(node) > 1:
+            raise typer.BadParameter("a command runs at one node: --node NODE (a tool runs at many)")
+        fields = common | of_command | {
+            "node": node[0], "argv": command, "inputs": input_, "user": getpass.getuser() if user is None else user,
+        }  # fmt: skip
+        fields = {name: value for name, value in fields.items() if value is not None}
+        connection.centre().check(build(TaskRequest, **fields))
+        _quiet_prefect(os.environ)
+        from flows.cli_run import submit
+
+        single = submit(fields | {"idempotency_key": key or ""}, quiet=json)
+        told, code = single.model_dump_json(indent=2), exit_codes.of_task(single)
+    if json:
+        typer.echo(told)
+    raise typer.Exit(code)
+
+
+def _quiet_prefect(environ: MutableMapping[str, str]) -> None:
+    """Before Prefect is imported."""
+    environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # Where no server runs Prefect starts its own, which on a busy machine takes longer than the 20 s that it allows itself.
+    environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    pairs = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--env {word!r}: write NAME=VALUE")
+        pairs[name] = value
+    return pairs
 
 
 def submission(tool: str, nodes: Sequence[str], arguments: Sequence[str], file: Path | None, **fields: Any) -> ToolRequest:
@@ -147,19 +269,3 @@ def show_plan(found: Plan) -> None:
     for (task, *argv), nodes in commands.items():
         where = f"all {len(nodes)} nodes" if len(nodes) > 3 else ", ".join(nodes)
         console.print(f"\n{task} at {where}:\n  {shlex.join(argv)}", soft_wrap=True)
-
-
-def exit_code(result: ExecutionResult) -> int:
-    """What an ended execution means to the shell: see `fem --help`."""
-    from fdn_worker.errors import Fault
-    from fdn_worker.protocol import State
-
-    if result.state in ("Succeeded", "Degraded"):
-        return 0
-    if result.state == "Cancelled":
-        return 130
-    bad = [run for run in result.runs if run.state is not State.SUCCEEDED]
-    if bad and all(run.state is State.REJECTED for run in bad):
-        return 4
-    user = any(run.reason is not None and run.reason.fault is Fault.USER for run in bad)
-    return 1 if user or not bad else 3

@@ -25,7 +25,7 @@ from federation.catalogue.schemas import FOLDER, MODELS, path_from, schema
 from federation.catalogue.tool import Tool
 from federation.centre import Centre
 from federation.request import BadRequest, build
-from flows import cli, connection
+from flows import cli, connection, exit_codes
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE = ROOT / "deployments/catalogue"
@@ -145,7 +145,7 @@ def test_validate(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("name: x\n")
     failed = fem("validate", str(tmp_path / "x.yaml"))
     assert str(failed.exception) == f"{tmp_path}/x.yaml:1: tasks: is required"
-    assert cli.exit_code_of(failed.exception) == cli.USAGE
+    assert exit_codes.of_error(failed.exception) == exit_codes.USAGE
 
 
 def test_import(tmp_path: Path) -> None:

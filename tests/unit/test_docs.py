@@ -25,6 +25,7 @@ from fdn_worker.release.tables import CsvOptions
 from fdn_worker.release.texts import TextOptions
 from fdn_worker.settings import WorkerSettings
 from federation.settings import CentreSettings
+from flows import exit_codes
 from storage.schema import metadata
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,7 +164,14 @@ def test_commands_makes_none_up() -> None:
 
 
 def test_commands_has_every_exit_code() -> None:
-    codes = {flows.cli.SUCCEEDED, flows.cli.FAILED, flows.cli.USAGE, flows.cli.INFRASTRUCTURE, flows.cli.REFUSED, flows.cli.INTERRUPTED}
+    codes = {
+        exit_codes.SUCCEEDED,
+        exit_codes.FAILED,
+        exit_codes.USAGE,
+        exit_codes.INFRASTRUCTURE,
+        exit_codes.REFUSED,
+        exit_codes.INTERRUPTED,
+    }
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", section("commands.md", "## fem"), re.MULTILINE)} == codes
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", section("commands.md", "## fdn-worker"), re.MULTILINE)} == {
         0, fdn_worker.cli_policy.NO, fdn_worker.cli.USAGE, fdn_worker.cli.INFRASTRUCTURE

@@ -22,7 +22,7 @@ from federation.centre import Centre, Submission
 from federation.download import Wanted, archive, fetch, look
 from federation.request import BadRequest, TaskRequest
 from federation.results import OutputFile
-from flows import cli, cli_records, connection
+from flows import cli, cli_records, connection, exit_codes
 from storage.keys import attempt_key
 from tests.unit.ended import DATA, leave
 from tests.unit.helpers import SHA, an_event
@@ -200,7 +200,7 @@ def test_the_command_tells_what_came_and_what_did_not(
     damage(centre, runs[0], None)
     ran = fem("download", execution, "--to", str(tmp_path / "to"))
     assert isinstance(ran.exception, FdnError)
-    assert cli.exit_code_of(ran.exception) == cli.INFRASTRUCTURE
+    assert exit_codes.of_error(ran.exception) == exit_codes.INFRASTRUCTURE
     assert "1 not fetched:\n  site-a: outputs/a.csv of site-a is missing" in str(ran.exception)
     assert ran.stdout == "no files\n"
 
