@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Unpack
@@ -31,6 +31,7 @@ from storage.learning_rows import (
     UpdateRow,
     Wish,
 )
+from storage.prefixes import CANDIDATES, bounds, only
 from storage.rows import RecordsRefused
 from storage.schema import measures, models, rounds, sessions, updates
 
@@ -75,6 +76,12 @@ class Learning:
         with self._db.read() as db:
             row = db.execute(select(sessions).where(sessions.c.id == id)).first()
         return SessionRow(**row._mapping) if row else None
+
+    def find_session(self, prefix: str) -> SessionRow:
+        """The one session whose id begins so."""
+        asked = select(sessions).where(sessions.c.id.between(*bounds(prefix, "session"))).order_by(sessions.c.id).limit(CANDIDATES + 1)
+        with self._db.read() as db:
+            return only([SessionRow(**row._mapping) for row in db.execute(asked)], prefix, "session", "fem sessions list")
 
     def sessions(
         self, state: SessionState | None = None, user: str | None = None, limit: int = 50, before: datetime | None = None
@@ -176,6 +183,18 @@ class Learning:
     def model(self, id: str) -> ModelRow | None:
         """The model, or None."""
         return next(iter(self._models(select(models).where(models.c.id == id))), None)
+
+    def find_model(self, prefix: str) -> ModelRow:
+        """The one model whose id begins so."""
+        asked = select(models).where(models.c.id.between(*bounds(prefix, "model"))).order_by(models.c.id).limit(CANDIDATES + 1)
+        return only(self._models(asked), prefix, "model", "fem models list")
+
+    def add_metrics(self, id: str, metrics: Mapping[str, float]) -> ModelRow:
+        """What was measured of a model after it was made, by validation say; other metrics of it stay."""
+        with self._db.write() as db:
+            row = _model(db, id, lock=True)
+            db.execute(update(models).where(models.c.id == id).values(metrics=row.metrics | dict(metrics)))
+            return _model(db, id)
 
     def models(self, session: str | None = None, released: bool | None = None, leaf: bool | None = None) -> list[ModelRow]:
         """The newest first; of one session; those that are released, or that no other came of (`leaf`), or the others."""

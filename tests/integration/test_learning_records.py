@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -79,7 +80,7 @@ def test_what_a_person_wants(records: Records, learning: Learning) -> None:
 @pytest.mark.parametrize("call", ["set_state", "want", "open_round", "add_model"])
 def test_a_session_that_is_not_there_is_named(learning: Learning, call: str) -> None:
     none = str(uuid4())
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "set_state": lambda: learning.set_state(none, "RUNNING"),
         "want": lambda: learning.want(none, "stop", "eve"),
         "open_round": lambda: learning.open_round(none, 1, []),
@@ -170,7 +171,21 @@ def test_the_trail(records: Records, learning: Learning) -> None:
     with pytest.raises(RecordsRefused, match="was deleted on"):
         learning.release(second.id, "eve")
     assert learning.ancestors(second.id) == [released, seed]
+    assert learning.add_metrics(tip.id, {"accuracy": 0.5}).metrics == {"accuracy": 0.5}
+    assert learning.add_metrics(first.id, {"accuracy": 0.5}).metrics == {"loss": 0.5, "accuracy": 0.5}
     assert kinds(records) == ["session", "session", "model-released", "models-deleted"]
+
+
+def test_ids_by_their_beginning(learning: Learning) -> None:
+    ids = [f"{digit}{'0' * 7}-0000-4000-8000-{'0' * 12}" for digit in ("a", "b")]
+    for id_ in ids:
+        begin(learning, id=id_)
+        learning.add_model(ModelRow(id_, id_, 0, None, AT, "models/x", 8, "0" * 64))
+    assert learning.find_session("A0").id == learning.find_model(ids[0]).id == ids[0]
+    begin(learning, id=ids[0][:-1] + "1")
+    for prefix, what in (("a0", "begins the ids of a0.*, a0"), ("c", "no session's id begins with 'c'"), ("x", "'x' is no session's id")):
+        with pytest.raises(RecordsRefused, match=what):
+            learning.find_session(prefix)
 
 
 # Measures
