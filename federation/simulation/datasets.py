@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -65,14 +65,22 @@ class Digits(Source):
     side: Annotated[int, Field(ge=8, le=64)] = 8
 
     def load(self, seed: int) -> Dataset:
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise SimulationError("data.dataset: digits come with scikit-learn", remedy="install the extra `learning`") from error
-        bunch = load_digits()
+        bunch = _shipped("load_digits")
         at = np.arange(self.side) * 8 // self.side
         images = (bunch.images / 16.0)[:, at][:, :, at]
         return _split(images.reshape(len(images), -1), bunch.target.astype(np.int64), self.test_share, seed)
+
+
+@DATASETS.register("breast-cancer")
+class BreastCancer(Source):
+    """569 tumours that scikit-learn ships, 30 features of each, standardised; class 1 is benign."""
+
+    test_share: Share = 0.2
+
+    def load(self, seed: int) -> Dataset:
+        bunch = _shipped("load_breast_cancer")
+        x = (bunch.data - bunch.data.mean(0)) / bunch.data.std(0)
+        return _split(x, bunch.target.astype(np.int64), self.test_share, seed)
 
 
 @DATASETS.register("synthetic")
@@ -126,6 +134,15 @@ class NumpyFile(Source):
 def load(name: str, parameters: str, seed: int) -> Dataset:
     """The data set of that name, its hyperparameters as JSON; the same object for variants that share it, and so one copy for all workers."""
     return DATASETS.make(name, json.loads(parameters), "data.dataset").load(seed)
+
+
+def _shipped(name: str) -> Any:
+    """A data set that comes with scikit-learn."""
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise SimulationError("data.dataset: this one comes with scikit-learn", remedy="install the extra `learning`") from error
+    return getattr(datasets, name)()
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
