@@ -82,18 +82,24 @@ class CentreSettings(BaseSettings):
         return self.broker_url.get_secret_value().startswith("sqlite:")
 
 
-def load() -> CentreSettings:
-    """Read FEM_SETTINGS, or `fem.toml` in the home folder if it is there, and the environment."""
+def read_file() -> tuple[Path, dict[str, Any]]:
+    """FEM_SETTINGS, or `fem.toml` in the home folder if it is there: its path, and what it says."""
     named = os.environ.get("FEM_SETTINGS")
     path = Path(named) if named else default_home() / "fem.toml"
-    data: dict[str, Any] = {}
-    if named or path.exists():
-        try:
-            data = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise SettingsError(f"settings file {path}: {error.strerror}", remedy="mend FEM_SETTINGS") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"settings file {path}: {error}", remedy="mend the TOML there") from error
+    if not (named or path.exists()):
+        return path, {}
+    try:
+        return path, tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"settings file {path}: {error.strerror}", remedy="mend FEM_SETTINGS") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {path}: {error}", remedy="mend the TOML there") from error
+
+
+def load() -> CentreSettings:
+    """Read the settings file and the environment. The table `serve` is the gateway's own."""
+    path, data = read_file()
+    data.pop("serve", None)
     try:
         return CentreSettings(**data)
     except ValidationError as error:

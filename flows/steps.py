@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,8 @@ CONFIRM_SECONDS = 15.0
 #: Tries of a step that may be taken again, and the mean pause between them, in seconds.
 TRIES, PAUSE = 3, 2.0
 
+#: Set by whoever has a new flow run do again what an earlier one's execution came to: a person's retry.
+by_hand: ContextVar[bool] = ContextVar("by_hand", default=False)
 #: Flow runs that began in this process: what comes again here is an automatic retry.
 _begun: set[str] = set()
 
@@ -40,7 +43,7 @@ STEP: dict[str, Any] = {
 
 def begun_before() -> bool:
     """Whether this flow run was begun in another process: a person retries it, or it was suspended. Asked once a flow run."""
-    again = current.run_count > 1 and current.id not in _begun
+    again = current.id not in _begun and (current.run_count > 1 or by_hand.get())
     _begun.add(current.id)
     return again
 

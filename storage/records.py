@@ -21,6 +21,7 @@ from storage.audit import AuditRecords
 from storage.catalogue import CatalogueRecords
 from storage.database import Database
 from storage.folding import fold, is_of, set_state, standing
+from storage.gateway import GatewayRecords
 from storage.key_rows import admit, withdraw
 from storage.learning import Learning
 from storage.node_keys import NodeKeys
@@ -83,6 +84,11 @@ class Records:
     def learning(self) -> Learning:
         """Sessions of federated learning, their rounds, updates, models and measures."""
         return Learning(self._db, self.audit)
+
+    @property
+    def gateway(self) -> GatewayRecords:
+        """Users of the gateway, and their tokens."""
+        return GatewayRecords(self._db, self.audit)
 
     @property
     def database(self) -> Database:

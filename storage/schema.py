@@ -305,6 +305,49 @@ measures = Table(
     Column("at", Moment, nullable=False),
 )
 
+#: Those who sign in here; of somebody who comes from an issuer there is none.
+users = Table(
+    "users",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("password", Text),
+    Column("role", String(20), nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("disabled", Moment),
+)
+
+memberships = Table(
+    "memberships",
+    metadata,
+    Column("user", String(63), ForeignKey("users.name"), primary_key=True),
+    Column("project", String(200), primary_key=True),
+)
+
+#: Hashes of what was handed out, never a token itself; and of an issuer's tokens those that were revoked here.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("user", Text, nullable=False),
+    Column("family", _id(), nullable=False, index=True),
+    Column("label", Text, nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("expires", Moment, index=True),
+    Column("used", Moment),
+    Column("revoked", Moment),
+    Index("tokens_of_user", "user", "kind"),
+)
+
+#: How often something happened within a minute, over all gateways.
+rates = Table(
+    "rates",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("minute", Integer, primary_key=True, autoincrement=False),
+    Column("count", Integer, nullable=False),
+)
+
 #: Version of the records -> statements that bring them to the next; tables that are missing are made beforehand.
 UPGRADES: dict[int, tuple[str, ...]] = {
     1: (
