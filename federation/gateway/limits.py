@@ -91,7 +91,7 @@ class _Request:
             raise _CutOff
         if message["type"] == "http.response.start":
             self._begun = True
-            message = message | {"headers": self._with_own(message.get("headers", []))}
+            message = {**message, "headers": self._with_own(message.get("headers", []))}
         await self._send(message)
 
     async def answer(self) -> None:
