@@ -111,10 +111,14 @@ class GatewayRecords:
 
     # Tokens
 
-    def add_tokens(self, *new: TokenRow) -> None:
-        """Write tokens that are handed out."""
+    def add_tokens(self, *new: TokenRow, by: str = "") -> None:
+        """Write tokens that are handed out; `by` somebody, where it is not the user who signs in."""
         with self._db.write() as db:
             db.execute(tokens.insert(), [vars(row) for row in new])
+            if by:
+                self._audit.append(
+                    db, "token-created", user=new[0].user, label=new[0].label, expires=str(new[0].expires or "never"), who=by
+                )
 
     def token(self, digest: str) -> tuple[TokenRow, UserRow | None] | None:
         """The token as it stands, with its user, or None."""
@@ -139,10 +143,12 @@ class GatewayRecords:
         with self._db.write() as db:
             _revoke(db, tokens.c.family == family)
 
-    def revoke_label(self, user: str, kind: str, label: str) -> bool:
-        """End a user's token by its label. Whether there was one."""
+    def revoke_label(self, user: str, kind: str, label: str, *, by: str) -> None:
+        """End a user's token by its label; refused where there is none."""
         with self._db.write() as db:
-            return _revoke(db, (tokens.c.user == user) & (tokens.c.kind == kind) & (tokens.c.label == label))
+            if not _revoke(db, (tokens.c.user == user) & (tokens.c.kind == kind) & (tokens.c.label == label)):
+                raise UserRefused(f"{user} has no token {label!r}", code="unknown-token", remedy=f"see `fem tokens list {user}`")
+            self._audit.append(db, "token-revoked", user=user, label=label, who=by)
 
     def refuse(self, row: TokenRow) -> None:
         """Refuse somebody else's token from now on."""

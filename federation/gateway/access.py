@@ -127,7 +127,8 @@ def decide(caller: Caller, action: Action, thing: Owned | None = None) -> bool:
         return False
     if allowed is Scope.ALL or thing is None:
         return True
-    own, member = thing.user == caller.name, thing.project in caller.projects
+    # No project is nobody's.
+    own, member = thing.user == caller.name, bool(thing.project) and thing.project in caller.projects
     if allowed is Scope.OWN:
         return own
     if allowed is Scope.SHARED:

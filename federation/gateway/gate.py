@@ -13,6 +13,7 @@ from uuid import UUID
 from federation.gateway.access import Action, Caller, Owned, decide
 from federation.gateway.errors import NotAllowed, NotFound, NotSignedIn, TooMany
 from federation.gateway.ledger import Ledger, Request
+from federation.gateway.oidc import Issuer
 from federation.gateway.settings import GatewaySettings
 from federation.gateway.tokens import Granted, Tokens
 from storage.records import ExecutionRow, Records
@@ -33,7 +34,7 @@ class Gate:
         self._records, self._settings = records, settings
         self.tokens = Tokens(
             records.gateway, access=timedelta(minutes=settings.token_minutes), refresh=timedelta(days=settings.refresh_days),
-            session=timedelta(hours=settings.session_hours),
+            session=timedelta(hours=settings.session_hours), issuer=Issuer(settings) if settings.oidc_issuer else None,
         )  # fmt: skip
         self.ledger = Ledger(records)
         self._lock = threading.Lock()

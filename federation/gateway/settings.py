@@ -79,7 +79,7 @@ class GatewaySettings(BaseSettings):
     def model_post_init(self, _: Any) -> None:
         if bool(self.oidc_issuer) != bool(self.oidc_audience):
             raise SettingsError("oidc_issuer and oidc_audience go together", remedy="set both, or neither")
-        if self.oidc_issuer and not self.oidc_issuer.startswith(("https://", "http://127.0.0.1:", "http://localhost:")):
+        if self.oidc_issuer and not over_tls(self.oidc_issuer):
             raise SettingsError(f"oidc_issuer {self.oidc_issuer} is not over TLS", remedy="give its https:// address")
         if "*" in self.cors_origins:
             raise SettingsError("cors_origins: * would let any page in", remedy="name each origin")
@@ -88,6 +88,11 @@ class GatewaySettings(BaseSettings):
     def secure(self) -> bool:
         """Whether people come over TLS."""
         return self.public_url.startswith("https://")
+
+
+def over_tls(address: str) -> bool:
+    """Whether nobody on the way can change what comes from there."""
+    return address.startswith(("https://", "http://127.0.0.1:", "http://localhost:"))
 
 
 def load_settings(**given: Any) -> GatewaySettings:

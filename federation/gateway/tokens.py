@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import uuid4
 
-from fdn_worker.errors import Fault, FdnError
 from fdn_worker.protocol import now
 from federation.gateway.access import Caller, Role
 from federation.gateway.errors import NotSignedIn
+from federation.gateway.oidc import Issuer
 from federation.gateway.passwords import matches
 from storage.gateway import GatewayRecords, TokenRow, UserRow
 
@@ -25,13 +25,6 @@ Kind = Literal["access", "refresh", "session", "api"]
 MARK = "fem_"
 #: Kinds by which one may ask for things.
 ASKING = frozenset({"access", "session", "api"})
-
-
-class BadToken(FdnError):
-    """An API token cannot be made so."""
-
-    code = "token"
-    fault = Fault.USER
 
 
 @dataclass(frozen=True)
@@ -53,8 +46,10 @@ def digest(token: str) -> str:
 class Tokens:
     """Handed out, turned in, taken back. Every call reads or writes the records."""
 
-    def __init__(self, records: GatewayRecords, *, access: timedelta, refresh: timedelta, session: timedelta) -> None:
-        self._records, self._access, self._refresh, self._session = records, access, refresh, session
+    def __init__(
+        self, records: GatewayRecords, *, access: timedelta, refresh: timedelta, session: timedelta, issuer: Issuer | None = None
+    ) -> None:  # fmt: skip
+        self._records, self._access, self._refresh, self._session, self._issuer = records, access, refresh, session, issuer
 
     def sign_in(self, name: str, password: str, *, lasting: timedelta | None = None) -> Granted:
         """By password. NotSignedIn in the same words, after the same work, for whoever is unknown, shut out or mistaken."""
@@ -63,7 +58,7 @@ class Tokens:
     def session(self, name: str, password: str) -> str:
         """The same for a browser: what its cookie holds."""
         user = self._by_password(name, password)
-        token, row = _new("session", user.name, str(uuid4()), self._session)
+        token, row = made("session", user.name, str(uuid4()), self._session)
         self._records.add_tokens(row)
         return token
 
@@ -77,23 +72,30 @@ class Tokens:
 
     def caller(self, token: str) -> Caller:
         """Whose token it is, with the role and the projects that he has now."""
+        if not token.startswith(MARK):
+            return self._foreign(token)[0]
         row, user = self._found(token, ASKING)
         return Caller(user.name, Role(user.role), user.projects, row.digest)
 
-    def api(self, user: str, label: str, days: int | None) -> str:
-        """A token for a program, good until it is revoked or the days are over."""
-        if self._records.user(user) is None:
-            raise BadToken(f"there is no user {user!r}", code="unknown-user", remedy="see `fem users list`")
-        if not label or len(label) > 100:
-            raise BadToken("a token needs a label of 1 to 100 characters", remedy="say what it is for")
-        if any(row.label == label for row in self._records.tokens_of(user, "api")):
-            raise BadToken(f"{user} has a token {label!r} already", remedy="revoke it, or choose another label")
-        token, row = _new("api", user, str(uuid4()), timedelta(days=days) if days else None, label)
-        self._records.add_tokens(row)
-        return token
+    def _foreign(self, token: str) -> tuple[Caller, datetime]:
+        """The same for a token of the issuer's. Who has the name of a local user is not taken for him."""
+        if self._issuer is None:
+            raise NotSignedIn
+        who, until = self._issuer.caller(token, digest(token))
+        if self._records.token(who.token) is not None or self._records.user(who.name) is not None:
+            raise NotSignedIn
+        return who, until
 
     def revoke(self, token: str, *, of: str) -> None:
         """End a user's token, and what came of the same sign-in. One that is unknown, or another's, is passed over in silence."""
+        if not token.startswith(MARK):
+            try:
+                who, until = self._foreign(token)
+            except NotSignedIn:
+                return
+            if who.name == of:
+                self._records.refuse(TokenRow(who.token, "foreign", of, str(uuid4()), "", now(), until, None, None))
+            return
         found = self._records.token(digest(token))
         if found and found[0].user == of:
             self._records.revoke_family(found[0].family)
@@ -112,13 +114,14 @@ class Tokens:
         return found[0], found[1]
 
     def _grant(self, user: str, family: str, lasting: timedelta) -> Granted:
-        access, access_row = _new("access", user, family, lasting)
-        refresh, refresh_row = _new("refresh", user, family, self._refresh)
+        access, access_row = made("access", user, family, lasting)
+        refresh, refresh_row = made("refresh", user, family, self._refresh)
         self._records.add_tokens(access_row, refresh_row)
         return Granted(user, access, refresh, int(lasting.total_seconds()))
 
 
-def _new(kind: Kind, user: str, family: str, lasting: timedelta | None, label: str = "") -> tuple[str, TokenRow]:
+def made(kind: Kind, user: str, family: str, lasting: timedelta | None, label: str = "") -> tuple[str, TokenRow]:
+    """A token, and what is kept of it."""
     token = f"{MARK}{kind}_{secrets.token_urlsafe(32)}"
     moment = now()
     return token, TokenRow(digest(token), kind, user, family, label, moment, moment + lasting if lasting else None, None, None)
