@@ -53,6 +53,16 @@ def model_state_key(session: str, model: str) -> str:
     return f"{session_prefix(session)}{UUID(model)}.state.safetensors"
 
 
-def client_state_key(session: str, client: str) -> str:
-    """What the aggregator remembers of one client."""
-    return f"{session_prefix(session)}clients/{check_id(client, 'client')}.safetensors"
+def client_states_prefix(session: str, client: str) -> str:
+    """What the aggregator remembers of one client, after each of its rounds that is still of use."""
+    return f"{session_prefix(session)}clients/{check_id(client, 'client')}/"
+
+
+def client_state_key(session: str, client: str, number: int) -> str:
+    """The same after round `number`: a round that is run again must find what was remembered before it."""
+    return f"{client_states_prefix(session, client)}{number:08}.safetensors"
+
+
+def package_key(checksum: str, name: str) -> str:
+    """A file of a client package, one for all sessions that use the package."""
+    return f"packages/{checksum}/{check_relative_path(name)}"
