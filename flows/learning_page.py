@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from pathlib import Path
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -38,7 +39,8 @@ figure { margin: 0; min-width: 0 } figcaption { font-weight: 600 }
 details { font-size: .85rem; margin-top: .2rem } summary { cursor: pointer; color: var(--soft) }
 .wide { overflow: auto; max-height: 28rem } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; font-weight: 400; vertical-align: top }
-thead th { font-weight: 650; white-space: normal; vertical-align: bottom } :is(th, td).text { text-align: left } td.note { white-space: normal; min-width: 16rem; max-width: 40rem }
+thead th { font-weight: 650; white-space: normal; vertical-align: bottom } :is(th, td).text { text-align: left }
+td.note { white-space: normal; min-width: 16rem; max-width: 40rem }
 </style></head><body>
 <h1>{{ title }}</h1>
 <p>{{ lead }}</p>
@@ -97,6 +99,13 @@ def page(seen: Seen, now: datetime, *, live: bool = False) -> str:
         # No text of a client ends the element that it stands in.
         data=Markup(json.dumps(drawn, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")), plotly=Markup(_plotly()),
     )  # fmt: skip
+
+
+def write(path: Path, text: str) -> None:
+    """Whole or not at all: a browser may be reading it."""
+    half = path.with_name(f"{path.name}.part")
+    half.write_text(text, encoding="utf-8")
+    half.replace(path)
 
 
 def written(cell: Cell) -> str:

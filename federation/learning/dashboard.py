@@ -15,8 +15,8 @@ from storage.learning_rows import ENDED, MeasureRow, Outcome, Phase, RoundRow, S
 #: Measures that are read, of the latest rounds, and metrics that are drawn.
 MOST_MEASURES, MOST_METRICS = 200_000, 12
 PHASES: tuple[Phase, ...] = get_args(Phase)
-#: Of a model's id, as many characters as identify it.
-SHORT = 8
+#: Of a model's id, as many characters as identify it; notes of a round that are told.
+SHORT, NOTES = 8, 3
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ def round_table(seen: Seen) -> tuple[list[str], list[list[Cell]]]:
     return header, [
         [one.round, one.state, "" if one.seconds is None else round(one.seconds, 1), one.requested,
          *(one.outcomes.get(name, 0) for name in outcomes), round(one.examples), *(one.metrics.get(key, "") for key in metrics),
-         (one.model or "")[:SHORT], "; ".join(one.notes)]
+         (one.model or "")[:SHORT], _notes(one.notes)]
         for one in found
     ]  # fmt: skip
+
+
+def _notes(notes: tuple[str, ...]) -> str:
+    more = [f"and {len(notes) - NOTES} more"] if len(notes) > NOTES else []
+    return "; ".join([*notes[:NOTES], *more])

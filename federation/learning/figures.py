@@ -22,6 +22,8 @@ COLOURS = {"train": "#2b7fd4", "validate": "#d9772b", "bad": "#d64545", "out": "
 MOST_POINTS, MOST_CLIENTS, MOST_BARS, MOST_ROWS, LETTERS = 20_000, 100, 5_000, 500, 20
 #: Rounds of which each one has its number on an axis, points that are marked, clients with a column in the table.
 NUMBERED, MARKED, TABLED = 15, 30, 10
+#: Boxes that are told apart in one figure.
+MOST_BOXES = 40
 Cell = str | int | float
 
 
@@ -68,12 +70,18 @@ def curves(title: str, of: Mapping[Phase, Curves], *, across: str, up: str) -> F
 
 
 def box_plot(title: str, boxes: Sequence[Box], phase: Phase, *, up: str) -> Figure:
-    """A box for each round across clients, the line of the means, and the clients that lie far outside."""
+    """A box for each round across clients, the line of the means, and the clients that lie far outside.
+
+    Of many rounds some alone have a box, the last one among them.
+    """
     colour, rounds = COLOURS[phase], [box.round for box in boxes]
-    outliers = [(box.round, client, value) for box in boxes for client, value in box.outliers]
+    every = max(1, -(-len(boxes) // MOST_BOXES))
+    drawn = boxes[::-every][::-1]
+    outliers = [(box.round, client, value) for box in drawn for client, value in box.outliers]
     data: list[dict[str, Any]] = [{
-        "type": "box", "name": "clients", "x": rounds, "q1": [box.q1 for box in boxes], "median": [box.median for box in boxes],
-        "q3": [box.q3 for box in boxes], "lowerfence": [box.low for box in boxes], "upperfence": [box.high for box in boxes],
+        "type": "box", "name": "clients" if every == 1 else f"clients, every {every} rounds", "x": [box.round for box in drawn],
+        "lowerfence": [box.low for box in drawn], "upperfence": [box.high for box in drawn], "q1": [box.q1 for box in drawn],
+        "median": [box.median for box in drawn], "q3": [box.q3 for box in drawn],
         "line": {"color": colour, "width": 1.5}, "whiskerwidth": 0.5,
     }, {
         "type": "scatter", "mode": _mode(rounds), "name": "mean", "x": rounds,

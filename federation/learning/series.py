@@ -19,8 +19,8 @@ from storage.learning_rows import MeasureRow, Outcome, Phase, RoundRow, UpdateRo
 
 #: Updates that went into the model.
 TAKEN: tuple[Outcome, ...] = ("COUNTED", "CARRIED")
-#: Points that a curve over steps has for each round at most.
-BINS = 40
+#: Points that a curve over steps has for each round at most, and over all rounds.
+BINS, POINTS = 40, 1000
 #: How far from the box, in heights of it, a value is still no outlier (Tukey).
 REACH = 1.5
 
@@ -106,8 +106,8 @@ def over_rounds(of: Iterable[Score], phase: Phase, name: str) -> Curves:
 def over_steps(measures: Iterable[MeasureRow], updates: Iterable[UpdateRow], phase: Phase, name: str) -> Curves:
     """A metric while clients work. x is the round before, and how far through its own steps of the round a client was then.
 
-    Of each client a round has BINS points at most, each the mean of what was told since the one before; where it told nothing, the last
-    word stands.
+    Of each client a round has BINS points at most, fewer where there are many rounds. Each is the mean of what was told since the one before;
+    where nothing was, the last word stands.
     """
     told: dict[int, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in measures:
@@ -115,7 +115,7 @@ def over_steps(measures: Iterable[MeasureRow], updates: Iterable[UpdateRow], pha
             told[row.round][row.client].append((row.step, row.value))
     curves, weights = Curves(), _weights(updates)
     for round, clients in sorted(told.items()):
-        bins = min(BINS, max(map(len, clients.values())))
+        bins = max(1, min(BINS, POINTS // len(told), max(map(len, clients.values()))))
         binned = {client: _binned(points, bins) for client, points in sorted(clients.items())}
         for client, values in binned.items():
             curves.clients.setdefault(client, []).extend((round - 1 + number / bins, value) for number, value in values.items())
