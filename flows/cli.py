@@ -42,6 +42,7 @@ COMMANDS = {
     "tools": ("cli_tools", "The tools that may be run by name."),
     "apply": ("cli_apply", "Make Prefect's server match prefect.yaml and federation.yaml: work pools, limits, blocks, deployments and automations."),
     "sync": ("cli_sync", "Make the federation match a folder: nodes enrolled or retired, tools added, changed or withdrawn."),
+    "models": ("cli_models", "The models of federated learning, and where each came from."),
     "simulate": ("cli_simulate", "Simulate federated learning, and write what happened with a report."),
 }  # fmt: skip
 

@@ -101,7 +101,7 @@ def download(
     found = downloads.look(centre, submissions)
     if found.results and not found.files and all(result.cleaned for result in found.results):
         raise FilesDeleted("; ".join(found.troubles))
-    with _bar(found.size, "fetching", quiet=json) as told:
+    with bar(found.size, "fetching", quiet=json) as told:
         if archive is not None:
             count, troubles = downloads.archive(centre, found.files, archive, told)
             paths = [archive] if count else []
@@ -128,7 +128,7 @@ def download(
 
 
 @contextmanager
-def _bar(total: int, what: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+def bar(total: int, what: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; what it yields is told of each so many bytes."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn

@@ -166,6 +166,10 @@ class Learning:
             found = db.execute(select(updates).where(wanted).order_by(updates.c.round, updates.c.client))
             return [UpdateRow(**row._mapping) for row in found]
 
+    def counted(self, session: str, round: int) -> list[UpdateRow]:
+        """The updates that a round's model is made of."""
+        return [row for row in self.updates(session, round) if row.outcome in ("COUNTED", "CARRIED")]
+
     # Models
 
     def add_model(self, model: ModelRow) -> ModelRow:
@@ -180,6 +184,13 @@ class Learning:
             raise RecordsRefused(f"model {model.id} stands already, and is another one", code="idempotency-conflict")
         return row
 
+    def tell_metrics(self, id: str, metrics: Mapping[str, float]) -> ModelRow:
+        """Add to what is known of a model, by its validation say; where a name stands already, the new value counts."""
+        with self._db.write() as db:
+            row = _model(db, id, lock=True)
+            db.execute(update(models).where(models.c.id == id).values(metrics={**row.metrics, **metrics}))
+            return _model(db, id)
+
     def model(self, id: str) -> ModelRow | None:
         """The model, or None."""
         return next(iter(self._models(select(models).where(models.c.id == id))), None)
@@ -188,13 +199,6 @@ class Learning:
         """The one model whose id begins so."""
         asked = select(models).where(models.c.id.between(*bounds(prefix, "model"))).order_by(models.c.id).limit(CANDIDATES + 1)
         return only(self._models(asked), prefix, "model", "fem models list")
-
-    def add_metrics(self, id: str, metrics: Mapping[str, float]) -> ModelRow:
-        """What was measured of a model after it was made, by validation say; other metrics of it stay."""
-        with self._db.write() as db:
-            row = _model(db, id, lock=True)
-            db.execute(update(models).where(models.c.id == id).values(metrics=row.metrics | dict(metrics)))
-            return _model(db, id)
 
     def models(self, session: str | None = None, released: bool | None = None, leaf: bool | None = None) -> list[ModelRow]:
         """The newest first; of one session; those that are released, or that no other came of (`leaf`), or the others."""

@@ -57,7 +57,7 @@ def write_npz(model: ModelFile, to: Path) -> None:
 def card(learning: Learning, model: ModelRow, file: ModelFile) -> dict[str, Any]:
     """What is known of a model, as JSON has it; the ancestors with the nearest first."""
     session = learning.find_session(model.session)
-    counted = [row for row in learning.updates(session.id, model.round) if row.outcome in ("COUNTED", "CARRIED")]
+    counted = learning.counted(session.id, model.round)
     return {
         "model": model.id, "created": model.created.isoformat(), "sha256": model.sha256, "size": model.size,
         "session": {"id": session.id, "name": session.name, "user": session.user, "project": session.project},

@@ -61,11 +61,12 @@ class Trail:
             for key, path in files.items():
                 with path.open("rb") as source:
                     self._store.put(key, source, path.stat().st_size)
+            return self._learning.add_model(row)
         except BaseException:
-            with suppress(StoreUnavailable):  # which would hide why; the next try writes over it
-                self._store.delete(files)
+            with suppress(FdnError):  # which would hide why; the next try writes over what is left
+                if self._learning.model(id) is None:
+                    self._store.delete(files)
             raise
-        return self._learning.add_model(row)
 
     def fetch(self, model: ModelRow, to: Path, told: Callable[[int], None] = lambda _: None) -> Path:
         """The model as the file `to`: checked by its SHA-256, and whole or not there. `told` hears of the bytes as they come."""

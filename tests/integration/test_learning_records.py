@@ -171,8 +171,8 @@ def test_the_trail(records: Records, learning: Learning) -> None:
     with pytest.raises(RecordsRefused, match="was deleted on"):
         learning.release(second.id, "eve")
     assert learning.ancestors(second.id) == [released, seed]
-    assert learning.add_metrics(tip.id, {"accuracy": 0.5}).metrics == {"accuracy": 0.5}
-    assert learning.add_metrics(first.id, {"accuracy": 0.5}).metrics == {"loss": 0.5, "accuracy": 0.5}
+    assert learning.tell_metrics(tip.id, {"accuracy": 0.5}).metrics == {"accuracy": 0.5}
+    assert learning.tell_metrics(first.id, {"accuracy": 0.5}).metrics == {"loss": 0.5, "accuracy": 0.5}
     assert kinds(records) == ["session", "session", "model-released", "models-deleted"]
 
 
