@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from cryptography import x509
 
-from fdn_worker import __version__, folders, heart, policy
+from fdn_worker import __version__, folders, heart, intake, policy
 from fdn_worker.errors import FdnError, PolicyRefused, SystemFault
 from fdn_worker.launchers import Images, Launcher
 from fdn_worker.protocol import Answer, Health, Inquiry, OrderPlan, Reason, TaskOrder, now, pack
@@ -21,11 +21,6 @@ from fdn_worker.protocol.names import EVENT_KEY, event_exchange
 from fdn_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
-
-#: Flag of the journal: the centre has paused the intake; its value says for whom.
-PAUSED = "paused"
-#: Seconds for the worker to take up what a flag says.
-_SETTLE = 3.0
 
 
 class Node(heart.Node, Protocol):
@@ -42,6 +37,7 @@ class Inquiries:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="inquiry")
         # A pull takes minutes, and a plan does not wait for it.
         self._slow = ThreadPoolExecutor(1, thread_name_prefix="images")
+        self._closed = False
 
     def ask(self, inquiry: Inquiry) -> None:
         """Returns at once."""
@@ -50,6 +46,7 @@ class Inquiries:
 
     def close(self) -> None:
         """Answer nothing more."""
+        self._closed = True
         for pool in (self._pool, self._slow):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -146,13 +143,12 @@ class Inquiries:
     # Intake
 
     def _intake(self, inquiry: Inquiry) -> None:
-        """The flag stands in the journal, so it holds across restarts. The site's own drain is another one."""
+        """Answered once it is in force. The site's own drain is another flag."""
         pause = inquiry.action == "pause"
         log.info("intake: %s, for %s", inquiry.action, inquiry.user or "nobody named", extra={"action": inquiry.action})
-        self._node.journal.set_flag(PAUSED, (inquiry.user or "the centre") if pause else None)
-        until = time.monotonic() + _SETTLE
-        while self._node.accepting is pause and time.monotonic() < until:
-            time.sleep(0.05)
+        self._node.journal.set_flag(intake.PAUSED, (inquiry.user or "the centre") if pause else None)
+        if not intake.in_force(self._node.journal, lambda: not self._closed and now() < inquiry.deadline):
+            log.warning("intake: %s is not in force yet", inquiry.action, extra={"action": inquiry.action})
 
 
 def _reason(error: FdnError) -> Reason:

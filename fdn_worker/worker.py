@@ -15,7 +15,7 @@ import time
 from contextlib import AbstractContextManager
 from datetime import timedelta
 
-from fdn_worker import freshness, launchers, policy, runner, site_secrets
+from fdn_worker import freshness, intake, launchers, policy, runner, site_secrets
 from fdn_worker.attempts import Attempts
 from fdn_worker.audit import Audit
 from fdn_worker.brokers import Broker, Delivery, Handler, Subscription
@@ -29,7 +29,7 @@ from fdn_worker.errors import (
 from fdn_worker.heart import Heart
 from fdn_worker.holds import Holds
 from fdn_worker.housekeeping import Housekeeping
-from fdn_worker.inquiries import PAUSED, Inquiries
+from fdn_worker.inquiries import Inquiries
 from fdn_worker.inventory import Inventory
 from fdn_worker.journal import Journal
 from fdn_worker.launchers import Launcher
@@ -64,8 +64,6 @@ TICK, IDLE_TICK = 0.1, 1.0
 SWEEP, RETRY = 3600.0, 5.0
 #: Days for which the journal remembers an ended attempt.
 REMEMBER_DAYS = 30
-#: Flag that `fdn-worker drain` sets.
-DRAIN = "drain"
 
 
 class Worker:
@@ -150,6 +148,7 @@ class Worker:
             log.warning("no policy: whatever the settings allow, they allow to everybody", extra={"action": "no-policy"})
         self.audit.start(self.settings.keys)
         self._mind_policy()
+        intake.mind(self.journal, None)
         self.outbox.start()
         self.outbox.wake()
         # Before any control request comes: a cancel must find what it is to end.
@@ -248,10 +247,10 @@ class Worker:
     # Intake
 
     def _accepting(self) -> bool:
-        if self.journal.flag(DRAIN) is not None:
+        if self.journal.flag(intake.DRAIN) is not None:
             self.problems["intake"] = "draining: no orders are taken"
             return False
-        if (paused := self.journal.flag(PAUSED)) is not None:
+        if (paused := self.journal.flag(intake.PAUSED)) is not None:
             self.problems["intake"] = f"paused by {paused}: no orders are taken"
             return False
         if full := self.keeping.full():
@@ -392,10 +391,10 @@ class Worker:
         if time.monotonic() - self._looked > self.settings.budget.every:
             self._looked = time.monotonic()
             threading.Thread(target=self.keeping.look, name="budgets", daemon=True).start()
-        if self.journal.flag(DRAIN) != "exit" or self.attempts or self.journal.pending(1):
+        if self.journal.flag(intake.DRAIN) != "exit" or self.attempts or self.journal.pending(1):
             return True
         # Asked for once, done once: the next start serves.
-        self.journal.set_flag(DRAIN, None)
+        self.journal.set_flag(intake.DRAIN, None)
         return False
 
     def _mind_intake(self) -> None:
@@ -410,12 +409,17 @@ class Worker:
                     handle(delivery)
             except JournalUnavailable:
                 log.debug("the journal still cannot be written")
-        accepting = self._accepting()
+        # Read first: a flag that is set from here on is not in force before the next tick.
+        flags, accepting = intake.asked(self.journal), self._accepting()
         if self._control is None or (accepting and self._intake is None):
             self._consume(accepting)
         elif not accepting and self._intake is not None:
             self._intake.cancel()
             self._intake = None
+        try:
+            intake.mind(self.journal, flags)
+        except JournalUnavailable as error:
+            self._journal_fails(error, "the intake")
 
     def _consume(self, accepting: bool) -> None:
         if time.monotonic() - self._tried < RETRY and "broker" in self.problems:

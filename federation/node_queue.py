@@ -16,6 +16,8 @@ from storage.records import RecordsRefused
 
 log = logging.getLogger(__name__)
 
+#: Seconds that a node has to stop taking orders, or to begin again.
+PATIENCE = 30.0
 #: Seconds without a delivery after which a queue that says it is empty is taken to be.
 QUIET = 1.0
 
@@ -92,7 +94,7 @@ def _taken(centre: Centre, node: str, delivery: Delivery) -> list[TaskOrder]:
 
 async def set_intake(centre: Centre, node: str, *, pause: bool) -> None:
     """Have the node take no more orders, or take them again; it holds over restarts. SystemFault if it does not answer."""
-    answer = (await ask(centre, [node], "intake", action="pause" if pause else "resume")).get(node)
+    answer = (await ask(centre, [node], "intake", seconds=PATIENCE, action="pause" if pause else "resume")).get(node)
     if answer is None:
         raise SystemFault(f"node {node} did not answer, so nothing changed", remedy="see `fem nodes`, and try again once it is connected")
     if answer.refused is not None:

@@ -106,6 +106,8 @@ def test_no_order_is_taken_while_the_log_cannot_be_written(house: Rig) -> None:
     """A file in the folder's place stands for a disk that is full: root may write anywhere else."""
     house.start("full")
     house.result(house.send("full", "/bin/true"))
+    # Its lines come a little after the result.
+    eventually("the run's end is written", lambda: any(read(line).kind == "ended" for _, line in lines(house, "full")))
     folder, away = house.state_dir("full") / "audit", house.state_dir("full") / "away"
     folder.rename(away)
     folder.write_text("in the way")

@@ -97,7 +97,7 @@ def test_a_paused_node_takes_no_orders_until_it_is_resumed(made: Rig) -> None:
 
 
 def test_a_node_that_is_away_cannot_be_paused(made: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federation.inquiry.PATIENCE", 0.5)
+    monkeypatch.setattr("federation.node_queue.PATIENCE", 0.5)
     with pytest.raises(SystemFault, match="did not answer, so nothing changed"):
         asyncio.run(set_intake(made.centre, "site-a", pause=True))
     row = made.centre.records.node("site-a")

@@ -12,7 +12,7 @@ from fdn_worker.protocol import State
 from fdn_worker.protocol.names import command_queue
 from federation.centre import Submission
 from federation.local import LocalFederation
-from tests.support.rig import Rig, eventually, name_of, rig
+from tests.support.rig import Rig, name_of, rig
 
 NODES = ("stopped", "idle", "drained", "left", "empty", "two", "unsigned")
 #: Counts its executions in $1, and waits for $2.
@@ -64,13 +64,9 @@ def test_drain_finishes_what_is_here_and_takes_nothing_in(house: Rig, tmp_path: 
     first = begin(house, "drained", tmp_path)
     drained = house.command("drained", "drain")
     assert (drained.returncode, drained.stdout) == (0, "draining; 1 attempts to finish\n")
-
-    def consumers() -> int:
-        depth = house.centre.broker.depth(command_queue("drained"))
-        assert depth is not None
-        return depth.consumers
-
-    eventually("orders are not consumed", lambda: consumers() == 0)
+    depth = house.centre.broker.depth(command_queue("drained"))
+    assert depth is not None
+    assert depth.consumers == 0, "it is in force once the command has ended"
     second = house.send("drained", "/bin/sh", "-c", TASK, "sh", str(tmp_path / "second/count"), str(tmp_path / "second/go"))
     (tmp_path / "go").touch()
     assert house.result(first).state is State.SUCCEEDED
@@ -91,6 +87,7 @@ def test_drain_exit_ends_the_worker_once_all_is_told(house: Rig, tmp_path: Path)
     finish(house, submission, tmp_path)
     status = json.loads(house.command("left", "status", "--json").stdout)
     assert (status["alive"], status["events_to_send"]) == (False, 0)
+    assert house.command("left", "drain").returncode == 0, "no worker is there to be waited for"
 
 
 def test_an_idle_worker_ends_at_once_when_drained(house: Rig) -> None:
