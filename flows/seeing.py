@@ -119,16 +119,16 @@ class Seeing:
 
     async def _show_with(self, client: PrefectClient) -> None:
         """A bar from the start, a table too if it takes long, and all of it at the end."""
-        loop, bar, table, shown = asyncio.get_running_loop(), await _put(client, self._bar()), None, 0.0
+        loop, bar, table, shown = asyncio.get_running_loop(), await put(client, self._bar()), None, 0.0
         due = loop.time() + TABLE_AFTER
         while self._outcome is None:
             await self._changed.wait()
             self._changed.clear()
             if (percent := self._percent()) - shown >= 1.0:
-                await _put(client, self._bar(), bar)
+                await put(client, self._bar(), bar)
                 shown = percent
             if loop.time() >= due:
-                table, due = await _put(client, self._table(self._standing()), table), loop.time() + TABLE_EVERY
+                table, due = await put(client, self._table(self._standing()), table), loop.time() + TABLE_EVERY
             try:
                 await asyncio.wait_for(self._ended.wait(), PROGRESS_EVERY)
             except TimeoutError:
@@ -138,10 +138,10 @@ class Seeing:
         picture = data_url(await asyncio.to_thread(timeline, outcome.runs, self._begun))
         report = execution_markdown(outcome, address)
         await asyncio.gather(
-            _put(client, self._bar(), bar),
-            _put(client, self._table([_row(result) for result in outcome.runs]), table),
-            _put(client, ImageArtifact(key=f"timeline-{key}", description="Stages of each run", image_url=picture)),
-            _put(client, MarkdownArtifact(key=f"execution-{key}", description=outcome.explain(), markdown=report)),
+            put(client, self._bar(), bar),
+            put(client, self._table([_row(result) for result in outcome.runs]), table),
+            put(client, ImageArtifact(key=f"timeline-{key}", description="Stages of each run", image_url=picture)),
+            put(client, MarkdownArtifact(key=f"execution-{key}", description=outcome.explain(), markdown=report)),
         )
 
     def _bar(self) -> ProgressArtifact:
@@ -169,7 +169,7 @@ class Seeing:
         return found
 
 
-async def _put(client: PrefectClient, artifact: Artifact, known: UUID | None = None) -> UUID:
+async def put(client: PrefectClient, artifact: Artifact, known: UUID | None = None) -> UUID:
     """Make it, or change the known one in its place; its id."""
     if known is None:
         return (await artifact.acreate(client=client)).id

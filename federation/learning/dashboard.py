@@ -35,10 +35,10 @@ class Seen:
         return self.session.state not in ENDED
 
 
-def read(learning: Learning, session: SessionRow) -> Seen:
-    """All rounds and updates, and the measures of as many of the latest rounds as are drawn at once."""
+def read(learning: Learning, session: SessionRow, *, steps: bool = True) -> Seen:
+    """All rounds and updates, and with `steps` the measures of as many of the latest rounds as are drawn at once."""
     rounds, measures = learning.rounds(session.id), list[MeasureRow]()
-    for one in reversed(rounds):
+    for one in reversed(rounds if steps else []):
         found = learning.measures(session.id, round=one.number)
         if measures and len(measures) + len(found) > MOST_MEASURES:
             break
