@@ -9,7 +9,7 @@ the centre holds one sum, and not the devices' weights. Shapes: weights [..., P]
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field, PrivateAttr
@@ -35,6 +35,13 @@ class Updates:
     extra: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+class Pull(NamedTuple):
+    """What is added to the gradient at v: `constant` [..., P], and `proximal` [..., 1] times v - w; None where there is none of it."""
+
+    constant: np.ndarray | None = None
+    proximal: np.ndarray | None = None
+
+
 class Algorithm(Plugin):
     """FedAvg's, where a subclass says nothing else."""
 
@@ -51,9 +58,17 @@ class Algorithm(Plugin):
         """The learning rate, where the optimizer has that."""
         return optimizer
 
+    def pull(self, state: np.ndarray, shared: Shared) -> Pull:
+        """What the device adds to the gradient, as a client package is told it."""
+        return Pull()
+
     def correction(self, v: np.ndarray, w: np.ndarray, state: np.ndarray, shared: Shared) -> np.ndarray | None:
-        """What is added to the gradient at `v`; `w` [P] is the global model."""
-        return None
+        """The same at `v`; `w` [P] is the global model."""
+        constant, proximal = self.pull(state, shared)
+        if proximal is None:
+            return constant
+        pulled = proximal * (v - w)
+        return np.asarray(pulled if constant is None else pulled + constant)
 
     def after_epoch(self, state: np.ndarray, loss: np.ndarray) -> np.ndarray:
         """The state after an epoch with that mean loss."""
@@ -102,8 +117,8 @@ class FedProx(Algorithm):
     def fresh(self, size: int) -> np.ndarray:
         return np.array([self.mu, np.nan])
 
-    def correction(self, v: np.ndarray, w: np.ndarray, state: np.ndarray, shared: Shared) -> np.ndarray:
-        return np.asarray(state[..., :1] * (v - w))
+    def pull(self, state: np.ndarray, shared: Shared) -> Pull:
+        return Pull(proximal=state[..., :1])
 
     def after_epoch(self, state: np.ndarray, loss: np.ndarray) -> np.ndarray:
         mu, last = state[..., 0], state[..., 1]
@@ -143,8 +158,8 @@ class Scaffold(Algorithm):
     def rate(self, optimizer: float) -> float:
         return self.lr
 
-    def correction(self, v: np.ndarray, w: np.ndarray, state: np.ndarray, shared: Shared) -> np.ndarray:
-        return np.asarray(shared["c"] - state)
+    def pull(self, state: np.ndarray, shared: Shared) -> Pull:
+        return Pull(constant=shared["c"] - state)
 
     def after(
         self, v: np.ndarray, w: np.ndarray, state: np.ndarray, shared: Shared, steps: np.ndarray, rate: float
@@ -181,8 +196,8 @@ class FedDyn(Algorithm):
     def fresh(self, size: int) -> np.ndarray:
         return np.zeros(size)
 
-    def correction(self, v: np.ndarray, w: np.ndarray, state: np.ndarray, shared: Shared) -> np.ndarray:
-        return np.asarray(self.alpha * (v - w) - state)
+    def pull(self, state: np.ndarray, shared: Shared) -> Pull:
+        return Pull(constant=-state, proximal=np.array([self.alpha]))
 
     def after(
         self, v: np.ndarray, w: np.ndarray, state: np.ndarray, shared: Shared, steps: np.ndarray, rate: float

@@ -264,11 +264,17 @@ def _build(data: dict[str, Any], documents: list[Document], prefix: Place, path:
     except ValidationError as error:
         wrong = [_told(documents, prefix, place, why) for place, why in explained(error, Configuration, data)]
         raise SimulationError("\n  ".join([f"{len(wrong)} problems:", *wrong] if len(wrong) > 1 else wrong)) from error
-    trace = configuration.devices.trace
-    if trace is not None and not trace.is_absolute():
-        devices = configuration.devices.model_copy(update={"trace": path.parent / trace})
-        configuration = configuration.model_copy(update={"devices": devices})
-    return configuration
+    return _beside(configuration, path.parent)
+
+
+def _beside(configuration: Configuration, folder: Path) -> Configuration:
+    """With the trace and the client package found from where the file lies. An absolute path stays what it is."""
+    devices, run = configuration.devices, configuration.simulation
+    if devices.trace is not None:
+        devices = devices.model_copy(update={"trace": folder / devices.trace})
+    if isinstance(package := run.model_params.get("package"), str):
+        run = run.model_copy(update={"model_params": run.model_params | {"package": str(folder / package)}})
+    return configuration.model_copy(update={"devices": devices, "simulation": run})
 
 
 def _told(documents: list[Document], prefix: Place, place: Place, why: str) -> str:

@@ -5,16 +5,18 @@ Weights are one flat vector. Leading axes are devices: weights [..., P], feature
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from typing import Annotated, Protocol
 
 import numpy as np
 from pydantic import Field
 
+from federation.simulation.algorithms import Algorithm, Shared
 from federation.simulation.errors import SimulationError
 from federation.simulation.plugins import Plugin, Registry
 from federation.simulation.streams import Rng
+from federation.simulation.training import Learner, Local, Trained, train, train_many
 
 
 class Net(Protocol):
@@ -45,6 +47,10 @@ class Model(Plugin):
     def net(self, features: int, classes: int) -> Net:
         """The network for such data; SimulationError where it has another shape."""
         raise NotImplementedError
+
+    def learner(self, features: int, classes: int) -> Learner:
+        """How it is trained: step by step, by its network."""
+        return Stepwise(self.net(features, classes))
 
 
 MODELS: Registry[Model] = Registry("models")
@@ -153,6 +159,30 @@ class Layers:
                 gates.append(gate)
             values.append(out)
         return values, gates
+
+
+class Stepwise:
+    """Trains a network here, and knows its scores."""
+
+    def __init__(self, net: Net) -> None:
+        self._net, self.size = net, net.size
+        self.metrics: Collection[str] | None = METRICS
+
+    def start(self, rng: Rng) -> np.ndarray:
+        return self._net.start(rng)
+
+    def train(self, rule: Algorithm, rate: float, w: np.ndarray, shared: Shared, work: Sequence[Local], *, together: bool) -> Trained:
+        return (train_many if together and self._net.vectorised else train)(self._net, rule, rate, w, shared, work)
+
+    def evaluate(
+        self, w: np.ndarray, x: np.ndarray, y: np.ndarray, samples: Sequence[np.ndarray], metric: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """All samples are looked up in the scores of the whole."""
+        logs = self._net.scores(w, x)
+        losses, metrics = np.empty(len(samples)), np.empty(len(samples))
+        for row, chosen in enumerate(samples):
+            losses[row], metrics[row] = -logs[chosen, y[chosen]].mean(), METRICS[metric](logs[chosen], y[chosen])
+        return losses, metrics
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:

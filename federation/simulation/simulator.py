@@ -21,10 +21,10 @@ from federation.simulation.devices import Devices, Trace
 from federation.simulation.errors import NoClient, SimulationError
 from federation.simulation.executors import Executor, executor
 from federation.simulation.history import History
-from federation.simulation.models import METRICS, Net
 from federation.simulation.partitions import partition
 from federation.simulation.selection import SELECTIONS, Round, Selection, chosen
 from federation.simulation.streams import Purpose, stream
+from federation.simulation.training import Learner
 from federation.simulation.updates import UPDATES, Given, Update, orders
 from federation.simulation.worker import Job, Phase, Result, Task, initialisation, parts
 
@@ -70,14 +70,14 @@ def check(configuration: Configuration) -> Dataset:
     algorithms, run, data = configuration.algorithms, configuration.simulation, configuration.data
     dataset = load(data.dataset, json.dumps(data.dataset_params), run.seed)
     shares = partition(configuration, dataset, devices.draw(configuration, 0).local_data_sizes, 0)
-    _, rule, aggregation = parts(initialisation(configuration, shares), dataset)
+    learner, rule, aggregation = parts(initialisation(configuration, shares), dataset)
     if rule is not aggregation and not (rule.divisible and aggregation.divisible):
         raise SimulationError(
             f"algorithms.fit.aggregation: {algorithms.fit.aggregation} does not go with {algorithms.federated_algorithm}",
             remedy="leave it out: each algorithm has its own",
         )
-    if run.metric not in METRICS:
-        raise SimulationError(f"simulation.metric: there is no {run.metric!r}", remedy=unknown(run.metric, METRICS))
+    if learner.metrics is not None and run.metric not in learner.metrics:
+        raise SimulationError(f"simulation.metric: there is no {run.metric!r}", remedy=unknown(run.metric, learner.metrics))
     for name in ("fit", "eval"):
         _rules(getattr(algorithms, name), name)
     return dataset
@@ -145,7 +145,7 @@ class _Repetition:
         told = initialisation(configuration, shares)
         #: Examples that a device can use in a phase: its own, and all there are for testing.
         self._examples = {"fit": shares.sizes, "eval": np.full(len(shares.sizes), len(dataset.test_y))}
-        self._net, self._rule, self._aggregation = parts(told, dataset)
+        self._learner, self._rule, self._aggregation = parts(told, dataset)
         jobs.begin(told, dataset)
         self._trace = Trace.read(configuration.devices.trace, configuration.devices.num) if configuration.devices.trace else None
         self._clock = 0.0
@@ -153,7 +153,7 @@ class _Repetition:
     def run(self) -> Status:
         """All rounds, or until a condition stops it."""
         run, number = self._configuration.simulation, self._configuration.devices.num
-        w = _first_weights(self._net, self._configuration, self._number)
+        w = _first_weights(self._learner, self._configuration, self._number)
         self._aggregation.begin(len(w), number)
         fit = _Phase("fit", self._configuration.algorithms.fit, History(run.num_rounds, number))
         evaluation = _Phase("eval", self._configuration.algorithms.eval, History(run.num_rounds, number))
@@ -269,7 +269,7 @@ def _rules(settings: Evaluation | Fit, name: str) -> tuple[Selection, Update]:
     )
 
 
-def _first_weights(net: Net, configuration: Configuration, repetition: int) -> np.ndarray:
+def _first_weights(learner: Learner, configuration: Configuration, repetition: int) -> np.ndarray:
     if configuration.simulation.initializer == "zeros":
-        return np.zeros(net.size)
-    return net.start(stream(configuration.simulation.seed, Purpose.WEIGHTS, repetition))
+        return np.zeros(learner.size)
+    return learner.start(stream(configuration.simulation.seed, Purpose.WEIGHTS, repetition))

@@ -6,14 +6,17 @@ and the steps of E epochs come to E*N/B exactly, as costs, FedNova and SCAFFOLD 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from federation.simulation.algorithms import Algorithm, Shared, Updates
-from federation.simulation.models import Net
 from federation.simulation.streams import Rng
+
+if TYPE_CHECKING:
+    from federation.simulation.models import Net
 
 
 @dataclass
@@ -52,6 +55,26 @@ class Trained:
     updates: Updates
     losses: np.ndarray
     states: np.ndarray
+
+
+class Learner(Protocol):
+    """A model with its way to train and to evaluate it."""
+
+    #: Weights in all.
+    size: int
+    #: Names of its metrics; None where they are known only once it has evaluated.
+    metrics: Collection[str] | None
+
+    def start(self, rng: Rng) -> np.ndarray:
+        """First weights [P]."""
+
+    def train(self, rule: Algorithm, rate: float, w: np.ndarray, shared: Shared, work: Sequence[Local], *, together: bool) -> Trained:
+        """Local training of all devices from `w`; `together`: at once, if it can."""
+
+    def evaluate(
+        self, w: np.ndarray, x: np.ndarray, y: np.ndarray, samples: Sequence[np.ndarray], metric: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Loss and metric of `w` on each of the samples, which are numbers of examples."""
 
 
 def train(net: Net, rule: Algorithm, rate: float, w: np.ndarray, shared: Shared, work: Sequence[Local]) -> Trained:

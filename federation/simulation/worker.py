@@ -15,13 +15,17 @@ from typing import Any, Literal
 import numpy as np
 
 from fdn_worker.errors import SystemFault
+from federation.simulation import package_model
 from federation.simulation.algorithms import ALGORITHMS, Algorithm, Shared, Sums
 from federation.simulation.configuration import Configuration
 from federation.simulation.datasets import Dataset
-from federation.simulation.models import METRICS, MODELS, Net
+from federation.simulation.models import MODELS
 from federation.simulation.partitions import Partition
 from federation.simulation.streams import Purpose, Rng, stream
-from federation.simulation.training import Local, train, train_many
+from federation.simulation.training import Learner, Local
+
+#: Modules that register models, and of which nothing else is wanted.
+REGISTERED = (package_model,)
 
 Phase = Literal["fit", "eval"]
 
@@ -87,14 +91,14 @@ def initialisation(configuration: Configuration, partition: Partition) -> Initia
     )  # fmt: skip
 
 
-def parts(initialisation: Initialisation, dataset: Dataset) -> tuple[Net, Algorithm, Algorithm]:
-    """The network, the devices' part of the algorithm, and the one that aggregates; often the same."""
+def parts(initialisation: Initialisation, dataset: Dataset) -> tuple[Learner, Algorithm, Algorithm]:
+    """The model, the devices' part of the algorithm, and the one that aggregates; often the same."""
     name, parameters = initialisation.model
-    net = MODELS.make(name, json.loads(parameters), "simulation.model_name").net(dataset.features, dataset.classes)
+    learner = MODELS.make(name, json.loads(parameters), "simulation.model_name").learner(dataset.features, dataset.classes)
     name, parameters = initialisation.algorithm
     rule = ALGORITHMS.make(name, json.loads(parameters), "algorithms.federated_algorithm")
     other = initialisation.aggregation
-    return net, rule, rule if other == name else ALGORITHMS.make(other, {}, "algorithms.fit.aggregation")
+    return learner, rule, rule if other == name else ALGORITHMS.make(other, {}, "algorithms.fit.aggregation")
 
 
 class Worker:
@@ -102,7 +106,7 @@ class Worker:
 
     def __init__(self, told: Initialisation, dataset: Dataset) -> None:
         self._told, self._dataset = told, dataset
-        self._net, self._rule, self._aggregation = parts(told, dataset)
+        self._learner, self._rule, self._aggregation = parts(told, dataset)
         self._rate = self._rule.rate(told.rate)
 
     def run(self, job: Job) -> Result:
@@ -111,8 +115,7 @@ class Worker:
 
     def _fit(self, job: Job) -> Result:
         work = [self._local(job, task) for task in job.tasks]
-        together = self._told.vectorised and self._net.vectorised
-        trained = (train_many if together else train)(self._net, self._rule, self._rate, job.weights, job.shared, work)
+        trained = self._learner.train(self._rule, self._rate, job.weights, job.shared, work, together=self._told.vectorised)
         return Result(job.number, trained.losses, np.full(len(work), np.nan), trained.states, self._aggregation.terms(trained.updates))
 
     def _local(self, job: Job, task: Task) -> Local:
@@ -123,14 +126,10 @@ class Worker:
         return Local(self._dataset.x[held[chosen]], labels[chosen], task.epochs, task.batch_size, task.state, rng)
 
     def _evaluate(self, job: Job) -> Result:
-        """The global model on test data, a sample for each device; all samples are looked up in the scores of the whole."""
-        data, metric = self._dataset, METRICS[self._told.metric]
-        logs = self._net.scores(job.weights, data.test_x)
-        losses, metrics = np.empty(len(job.tasks)), np.empty(len(job.tasks))
-        for row, task in enumerate(job.tasks):
-            chosen = self._stream(Purpose.EVALUATION, job, task).choice(len(data.test_y), task.num_examples, replace=False)
-            labels = data.test_y[chosen]
-            losses[row], metrics[row] = -logs[chosen, labels].mean(), metric(logs[chosen], labels)
+        """The global model on test data, a sample for each device."""
+        x, y = self._dataset.test_x, self._dataset.test_y
+        samples = [self._stream(Purpose.EVALUATION, job, task).choice(len(y), task.num_examples, replace=False) for task in job.tasks]
+        losses, metrics = self._learner.evaluate(job.weights, x, y, samples, self._told.metric)
         return Result(job.number, losses, metrics, np.empty((len(job.tasks), 0)), {})
 
     def _stream(self, purpose: Purpose, job: Job, task: Task) -> Rng:

@@ -21,6 +21,8 @@ from federation.simulation.sweep import checked
 from federation.simulation.updates import UPDATES
 
 ROOT = Path(__file__).resolve().parents[2]
+#: What has no default of some plug-ins.
+NEEDED = {"file": {"path": "x"}, "package": {"package": "x"}}
 
 
 @pytest.fixture
@@ -146,5 +148,5 @@ def test_the_reference_names_every_key_and_plug_in() -> None:
     for registry in (SELECTIONS, ALGORITHMS, UPDATES, MODELS, DATASETS):
         for name in registry.names():
             assert name in told
-            assert set(type(registry.make(name, {"path": "x"} if name == "file" else {}, "")).model_fields) - told == set(), name
+            assert set(type(registry.make(name, NEEDED.get(name, {}), "")).model_fields) - told == set(), name
     assert set(METRICS) <= told

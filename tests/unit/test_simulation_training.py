@@ -36,8 +36,8 @@ def local(
 
 def test_these_are_all() -> None:
     assert ALGORITHMS.names() == NAMES
-    assert MODELS.names() == ["mlp", "mnist", "softmax"]
-    assert DATASETS.names() == ["digits", "file", "synthetic"]
+    assert MODELS.names() == ["mlp", "mnist", "package", "softmax"]
+    assert DATASETS.names() == ["breast-cancer", "digits", "file", "synthetic"]
 
 
 # Models
