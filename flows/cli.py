@@ -43,6 +43,11 @@ COMMANDS = {
     "apply": ("cli_apply", "Make Prefect's server match prefect.yaml and federation.yaml: work pools, limits, blocks, deployments and automations."),
     "sync": ("cli_sync", "Make the federation match a folder: nodes enrolled or retired, tools added, changed or withdrawn."),
     "models": ("cli_models", "The models of federated learning, and where each came from."),
+    "serve": ("cli_serve", "Serve the REST interfaces and the pages, until it is told to end."),
+    "users": ("cli_users", "Who may sign in at the gateway by a password."),
+    "tokens": ("cli_users", "Tokens by which programs ask the gateway."),
+    "learn": ("cli_learn", "Run a session of federated learning to its end."),
+    "sessions": ("cli_learn", "Sessions of federated learning."),
     "simulate": ("cli_simulate", "Simulate federated learning, and write what happened with a report."),
 }  # fmt: skip
 

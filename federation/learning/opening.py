@@ -16,7 +16,7 @@ from federation.learning.phases import StoredPackage, StoredSession
 from federation.learning.session import BY_PACKAGE, SessionConfiguration, SessionRefused, model_id
 from federation.learning.trail import Trail
 from storage.keys import package_key
-from storage.learning import ModelRow, SessionRow
+from storage.learning import Learning, ModelRow, SessionRow
 
 
 def session_id(user: str, key: str) -> str:
@@ -93,6 +93,14 @@ def _stored(centre: Centre, package: Package) -> StoredPackage:
         name=package.name, checksum=package.checksum, commands={entry: package.argv(entry) for entry in package.client.entry_points},
         settings=package.settings, image=package.client.image, image_digest=package.client.image_digest, files=tuple(files),
     )  # fmt: skip
+
+
+def latest_model(learning: Learning, row: SessionRow) -> ModelRow:
+    """The last model that a session has made, whose file is there."""
+    there = [model for model in learning.models(row.id) if model.deleted is None]
+    if not there:
+        raise SessionRefused(f"session {row.id} has no model to go on from", remedy="name another one: `fem models list`")
+    return max(there, key=lambda model: model.round)
 
 
 def stored(row: SessionRow) -> StoredSession:

@@ -114,7 +114,11 @@ class Learner:
             async for ended in ends:
                 file, why = await asyncio.to_thread(left, self._centre, ended)
                 if file is None:
-                    raise RoundFailed(f"the seed model was not made: {ended.client}: {why}", code="no-seed")
+                    raise RoundFailed(
+                        f"the seed model was not made: {ended.client}: {why}",
+                        code="no-seed",
+                        remedy=f"see `fem logs {phase.job.execution}`",
+                    )
                 path = await asyncio.to_thread(download, self._centre, file, self._folder / "seed")
                 await asyncio.to_thread(self._trail.keep, path, session=self.id, round=0)
                 return f"the seed model was made at {ended.client}"
