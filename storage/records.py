@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
-from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, bindparam, or_, select, true, update
 
@@ -25,6 +24,7 @@ from storage.gateway import GatewayRecords
 from storage.key_rows import admit, withdraw
 from storage.learning import Learning
 from storage.node_keys import NodeKeys
+from storage.prefixes import CANDIDATES, bounds, only
 from storage.rows import OPEN, AttemptRow, ExecutionRow, LogLine, NodeRow, RecordsRefused, RunRow
 from storage.schema import LARGEST_NUMBER, attempts, events, executions, nodes
 from storage.schema import runs as run_table
@@ -37,8 +37,6 @@ _R = TypeVar("_R", ExecutionRow, RunRow, AttemptRow, NodeRow)
 PAGE = 500
 #: Ids in one IN (...).
 CHUNK = 500
-#: Executions that an ambiguous prefix is told to fit.
-CANDIDATES = 5
 # Made once, as in `folding`: the relay asks these for every request of a node.
 _ATTEMPT = select(attempts).where(attempts.c.run == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
 _CURRENT = select(run_table.c.attempt).where(run_table.c.id == bindparam("of_run"))
@@ -174,17 +172,8 @@ class Records:
 
     def find_execution(self, prefix: str) -> ExecutionRow:
         """The one execution whose id begins so."""
-        digits = prefix.strip().lower().replace("-", "")
-        if not 0 < len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
-            raise RecordsRefused(f"{prefix!r} is no execution's id or the beginning of one", code="unknown-execution")
-        low, high = str(UUID(digits.ljust(32, "0"))), str(UUID(digits.ljust(32, "f")))
-        found = self._executions(executions.c.id.between(low, high), CANDIDATES + 1)
-        if not found:
-            raise RecordsRefused(f"no execution's id begins with {prefix!r}", code="unknown-execution", remedy="see `fem status`")
-        if len(found) > 1:
-            some = ", ".join(row.id for row in found[:CANDIDATES]) + ", ..." * (len(found) > CANDIDATES)
-            raise RecordsRefused(f"{prefix!r} begins the ids of {some}", code="ambiguous-execution", remedy="give more of it")
-        return found[0]
+        found = self._executions(executions.c.id.between(*bounds(prefix, "execution")), CANDIDATES + 1)
+        return only(found, prefix, "execution", "fem status")
 
     # Runs and attempts
 

@@ -34,18 +34,17 @@ class Checkpoints:
             return cls(every=0, best=name, rises=not (what.startswith("-") or name.endswith(FALLING)))
         raise SettingsError(f"checkpoints {text!r}: there is no such policy", remedy=_REMEDY)
 
-    def gone(self, models: Sequence[ModelRow]) -> list[str]:
-        """Ids of those models of one session that go: never a seed, the newest, or one that is released."""
+    def gone(self, models: Sequence[ModelRow], newest: int = 1) -> list[str]:
+        """Ids of those models of one session that go: never a seed, one of the `newest` rounds, or one that is released."""
         there = [model for model in models if model.deleted is None]
-        newest = max((model.round for model in there), default=0)
+        latest = max((model.round for model in there), default=0)
         best = self._best(there)
-        return [
-            model.id
-            for model in there
-            if not (
-                model.round in (0, newest) or model.released is not None or model is best or (self.every and model.round % self.every == 0)
-            )
-        ]
+
+        def stays(model: ModelRow) -> bool:
+            kept = model.round == 0 or model.round > latest - newest or (self.every and model.round % self.every == 0)
+            return bool(kept or model.released is not None or model is best)
+
+        return [model.id for model in there if not stays(model)]
 
     def _best(self, models: Sequence[ModelRow]) -> ModelRow | None:
         """The earliest of those that no other is better than."""

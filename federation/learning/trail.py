@@ -97,12 +97,13 @@ class Trail:
                 sink.write(chunk)
         return to
 
-    def prune(self, session: str, policy: Checkpoints) -> list[ModelRow]:
+    def prune(self, session: str, policy: Checkpoints, newest: int = 1) -> list[ModelRow]:
         """Delete the files of models that the policy lets go, and what an earlier call was interrupted at; the models that this marked.
 
-        They are marked before the first file goes, so that no record promises what is not there.
+        They are marked before the first file goes, so that no record promises what is not there. `newest`: rounds whose models stay, two where
+        stragglers that began with the model before are still to be counted.
         """
-        marked = self._learning.mark_deleted(policy.gone(self._learning.models(session)))
+        marked = self._learning.mark_deleted(policy.gone(self._learning.models(session), newest))
         deleted = [model.id for model in self._learning.models(session) if model.deleted is not None]
         left = {key for id in deleted for key in (model_key(session, id), model_state_key(session, id))}
         self._store.delete([info.key for info in self._store.list(session_prefix(session)) if info.key in left])

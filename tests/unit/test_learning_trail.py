@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -135,6 +136,12 @@ def rows(*losses: float | None, released: int | None = None) -> list[ModelRow]:
 def test_which_models_go(policy: str, gone: list[str]) -> None:
     models = rows(3.0, 1.0, None, 2.0, 1.0, 2.0, released=4)
     assert sorted(Checkpoints.parse(policy).gone(models)) == gone
+
+
+def test_models_that_stragglers_began_with_stay() -> None:
+    models = rows(3.0, 2.0, 1.0)
+    assert Checkpoints.parse("last").gone(models, newest=2) == ["1"]
+    assert Checkpoints.parse("last").gone(models, newest=9) == []
 
 
 @given(
@@ -277,6 +284,20 @@ def test_differences_are_those_of_numpy(tmp_path: Path) -> None:
         assert (one.largest, one.distance, one.cosine) == expected(first[one.name], second[one.name])
     whole = [np.concatenate([array.astype("f8").ravel() for array in model.values()]) for model in (first, second)]
     assert (total.largest, total.distance, total.cosine) == expected(*whole)
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+    """Of 64 MiB each; a block of both in float64 is 1 MiB."""
+    models = [save(tmp_path / str(number), {"w": np.full(2**24, number, "f4")}) for number in (1, 2)]
+    tracemalloc.start()
+    try:
+        *_, total = compare(*models)
+        write_npz(models[0], tmp_path / "m.npz")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (total.largest, total.distance, total.cosine) == pytest.approx((1.0, 2.0**12, 1.0))
+    assert peak < 8 * 2**20
 
 
 def test_models_that_do_not_fit_are_compared_where_they_do(tmp_path: Path) -> None:
