@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import cli_sessions_page
 from flows.cli_records import Json
 from flows.cli_tool_run import User
 
@@ -23,6 +24,7 @@ sessions = typer.Typer(help="Sessions of federated learning.", no_args_is_help=T
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(learn)
+    cli_sessions_page.add_to(sessions)
     app.add_typer(sessions, name="sessions")
 
 

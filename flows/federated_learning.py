@@ -24,6 +24,7 @@ from federation.learning import opening, running
 from federation.learning.running import Learner, Stopped
 from federation.learning.session import SessionRefused, load_session
 from flows import connection, suspending
+from flows.learning_artifacts import LearningArtifacts
 from flows.steps import STEP, give_name
 from storage.learning import SessionRow
 
@@ -108,18 +109,21 @@ def _session(centre: Centre, session: str, file: str, user: str, key: str) -> Se
 
 
 async def _run(centre: Centre, row: SessionRow) -> PrefectState[Any]:
+    shown = LearningArtifacts(centre.records.learning, row.id)
     async with Learner(centre, row, flow_run=suspending.flow_run_on_record(), heard=_heard) as learner:
         get_run_logger().info("session %s: %s", row.id, row.name)
         try:
-            await _rounds(learner)
+            await _rounds(learner, shown)
         except Stopped:
             await learner.stop("it was asked to stop")
         except FdnError as error:
             await learner.fail(error)
+            await shown.tell()
             return Failed(name="Failed", message=str(error), data=error)
         except asyncio.CancelledError:
             await asyncio.shield(learner.stop("its flow run was cancelled"))
             raise
+    await shown.tell()
     result = await asyncio.to_thread(_result, centre, row.id)
     if result.state == "STOPPED":
         return Cancelled(message=result.explain())
@@ -128,13 +132,14 @@ async def _run(centre: Centre, row: SessionRow) -> PrefectState[Any]:
     return Completed(name=result.state.title(), message=result.explain(), data=result)
 
 
-async def _rounds(learner: Learner) -> None:
+async def _rounds(learner: Learner, shown: LearningArtifacts) -> None:
     await seed(learner)
     while (number := await learner.next()) is not None:
         await train(learner, number)
         if learner.asked.validate_:
             await validate(learner, number)
         await learner.conclude(number)
+        await shown.tell()
 
 
 def _heard(event: TaskEvent) -> None:

@@ -10,9 +10,8 @@ import asyncio
 from uuid import UUID
 
 import httpx
-from prefect import get_run_logger
+from prefect import get_client, get_run_logger
 from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, TableArtifact
-from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import PrefectException
 
 from federation.learning import series
@@ -29,19 +28,23 @@ from storage.learning import Learning
 class LearningArtifacts:
     """Those of one session, in the flow run that runs it."""
 
-    def __init__(self, session: str) -> None:
-        self._session = session
+    def __init__(self, learning: Learning, session: str) -> None:
+        self._learning, self._session = learning, session
         self._known: dict[str, UUID] = {}
 
-    async def tell(self, client: PrefectClient, learning: Learning) -> None:
+    async def tell(self) -> None:
         """Show how it stands."""
-        made = await asyncio.to_thread(lambda: artifacts(read(learning, learning.find_session(self._session), steps=False)))
+        made = await asyncio.to_thread(self._made)
         try:
-            for artifact in made:
-                key = str(artifact.key)
-                self._known[key] = await put(client, artifact, self._known.get(key))
+            async with get_client() as client:
+                for artifact in made:
+                    key = str(artifact.key)
+                    self._known[key] = await put(client, artifact, self._known.get(key))
         except (httpx.HTTPError, PrefectException) as error:
             get_run_logger().warning("what Prefect shows of this session stays behind: %s", error)
+
+    def _made(self) -> list[Artifact]:
+        return artifacts(read(self._learning, self._learning.find_session(self._session), steps=False))
 
 
 def artifacts(seen: Seen) -> list[Artifact]:
