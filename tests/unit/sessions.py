@@ -48,7 +48,7 @@ def measure(client: str, step: int, value: float, *, round: int = 1, name: str =
     return MeasureRow(SESSION, round, client, phase, step, name, value, MOMENT)
 
 
-def seen(rounds: int = 10, clients: int = 10, seed: int = 1) -> Seen:
+def seen(rounds: int = 10, clients: int = 10, seed: int = 1, steps: int = STEPS) -> Seen:
     """Each round takes 40 s; the last one goes on."""
     rng = np.random.default_rng(seed)
     names = [f"site-{number:02d}" for number in range(clients)]
@@ -82,7 +82,7 @@ def seen(rounds: int = 10, clients: int = 10, seed: int = 1) -> Seen:
                     "metrics": {},
                 }
             updates.append(an_update(client, number, **changes))
-            for step in range(1, STEPS + 1):
-                before = 2.3 * math.exp(-(number - 1 + step / STEPS) / 4) + (0.8 if place == 3 else 0.05)
+            for step in range(1, steps + 1):
+                before = 2.3 * math.exp(-(number - 1 + step / steps) / 4) + (0.8 if place == 3 else 0.05)
                 measures.append(measure(client, step, before * (1 + 0.08 * rng.normal()), round=number))
     return Seen(a_session(round=rounds), found, updates, measures)
