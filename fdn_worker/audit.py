@@ -20,11 +20,11 @@ from typing import Any
 
 from fdn_worker import __version__
 from fdn_worker.entries import note
-from fdn_worker.errors import JournalUnavailable, MessageError, SystemFault
+from fdn_worker.errors import JournalUnavailable, MessageError, SettingsError, SystemFault
 from fdn_worker.journal import Journal
 from fdn_worker.protocol import Signer
 from fdn_worker.protocol.chain import BEGIN, KEYS, Head, head_of, read, write
-from fdn_worker.settings import KeysSection
+from fdn_worker.settings import KeysSection, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -195,6 +195,25 @@ def _go_on(journal: Journal, number: int) -> None:
 def files(folder: Path) -> list[Path]:
     """The log's files, in order."""
     return sorted(folder.glob("[0-9]*.jsonl"))
+
+
+def own_files(settings: WorkerSettings) -> list[Path]:
+    """Those of this node. SettingsError where no worker ever ran."""
+    folder = settings.state_dir / "audit"
+    if not folder.is_dir():
+        raise SettingsError(f"there is no audit log in {folder}", remedy="start the worker first: `fdn-worker start`")
+    return files(folder)
+
+
+def own_signer(settings: WorkerSettings) -> Signer | None:
+    """Who signs this node's log; None in an embedded federation, which has no keys."""
+    return Signer.of_node(settings.node, settings.keys.private) if settings.keys.private else None
+
+
+def known_head(journal: Journal) -> list[tuple[str, Head]]:
+    """The head that this node's log must have had, as `check` takes it. Read before the lines: the worker may be writing."""
+    known = journal.flag(HEAD)
+    return [("the journal", Head.parse(known))] if known else []
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -52,9 +52,10 @@ def tell(checked: Checked, *, json: bool, signed: bool) -> None:
         raise typer.Exit(BROKEN)
 
 
-def shown(lines: Iterable[tuple[str, str]], limit: int, *, of: str = "", kind: str = "", json: bool = False) -> None:
-    """Print the last `limit` of the lines that are wanted: of a run or execution whose id begins so, of a kind."""
+def latest(lines: Iterable[tuple[str, str]], limit: int, *, of: str = "", kind: str = "") -> tuple[list[tuple[Line, str]], list[str]]:
+    """The last `limit` of the lines that are wanted, of a run or execution whose id begins so, of a kind; and what cannot be read."""
     found: deque[tuple[Line, str]] = deque(maxlen=limit)
+    unreadable = []
     for place, text in lines:
         # What cannot be wanted is not even read.
         if of not in text or kind not in text:
@@ -62,11 +63,19 @@ def shown(lines: Iterable[tuple[str, str]], limit: int, *, of: str = "", kind: s
         try:
             line = read(text)
         except MessageError as error:
-            typer.echo(f"{place}: {error.message}: see `audit verify`", err=True)
+            unreadable.append(f"{place}: {error.message}: see `audit verify`")
             continue
         ids = [str(line.what.get(name, "")) for name in ("run", "execution")]
         if kind in ("", line.kind) and any(id_.startswith(of) for id_ in ids):
             found.append((line, text))
+    return list(found), unreadable
+
+
+def shown(lines: Iterable[tuple[str, str]], limit: int, *, of: str = "", kind: str = "", json: bool = False) -> None:
+    """Print the last `limit` of the lines that are wanted."""
+    found, unreadable = latest(lines, limit, of=of, kind=kind)
+    for what in unreadable:
+        typer.echo(what, err=True)
     for line, text in found:
         typer.echo(text if json else f"{line.number:>7}  {line.at:%Y-%m-%d %H:%M:%S}  {line.kind:<16} {line.said()}")
 

@@ -7,14 +7,11 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from fdn_worker import cli_audit, cli_policy
-
-if TYPE_CHECKING:
-    from fdn_worker.settings import WorkerSettings
+from fdn_worker import cli_audit, cli_policy, cli_ui
 
 app = typer.Typer(
     help="The daemon of a federated data node: runs permitted tasks on data that never leaves the site.",
@@ -28,6 +25,8 @@ DEFAULT = Path("/etc/fdn-worker/fdn-worker.toml")
 
 #: Exit codes beside 0: bad usage or settings, and what is not the user's.
 USAGE, INFRASTRUCTURE = 2, 3
+#: Seconds that the worker has to act on a drain; it looks each second.
+DRAIN_WITHIN = 60.0
 
 
 def _version(wanted: bool) -> None:
@@ -117,27 +116,11 @@ def start(
 @app.command()
 def status(settings: SettingsPath = DEFAULT, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Whether the worker lives, and what it has in hand."""
-    from fdn_worker.journal import Journal
-    from fdn_worker.policy import disk_free
-    from fdn_worker.protocol import Signer
     from fdn_worker.settings import load
+    from fdn_worker.standing import open_journal, standing
 
     loaded = load(settings)
-    _journal_there(loaded)
-    journal = Journal(loaded.state_dir / "journal.db", Signer())
-    entries = journal.unfinished()
-    facts = {
-        "node": loaded.node,
-        "alive": _alive(loaded.state_dir / "worker.lock"),
-        "draining": journal.flag("drain") is not None,
-        "paused": journal.flag("paused") is not None,
-        "unfinished": len(entries),
-        "awaiting_release": sum(entry.phase == "held" for entry in entries),
-        "started": sum(entry.phase == "started" for entry in entries),
-        "slots": loaded.slots,
-        "events_to_send": len(journal.pending(10_000)),
-        "disk_free": disk_free(loaded.state_dir),
-    }
+    facts = standing(loaded, open_journal(loaded))
     if json:
         _json(facts)
     else:
@@ -152,33 +135,23 @@ def runs(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """The latest attempts at this node."""
-    from fdn_worker.journal import Journal
-    from fdn_worker.protocol import Signer
     from fdn_worker.settings import load
+    from fdn_worker.standing import attempts, open_journal
 
-    loaded = load(settings)
-    _journal_there(loaded)
-    journal = Journal(loaded.state_dir / "journal.db", Signer())
-    rules = journal.deciding_rules()
-    rows = [
-        {
-            "run": str(entry.run), "attempt": entry.attempt, "state": str(entry.state), "phase": str(entry.phase), "received": entry.received[:19],
-            "user": entry.order.labels.user if entry.order else "", "rule": rules.get(entry.name), "argv": list(entry.order.argv) if entry.order else [],
-        }
-        for entry in journal.recent(limit)
-    ]  # fmt: skip
+    rows = attempts(open_journal(load(settings)), limit)
+    ruled = any(row["rule"] is not None for row in rows)
     if json:
         _json(rows)
         return
     from rich.console import Console
     from rich.table import Column, Table
 
-    narrow = [Column(name, no_wrap=True) for name in ("received (UTC)", "run", "attempt", "state", "user", *["rule"] * bool(rules))]
+    narrow = [Column(name, no_wrap=True) for name in ("received (UTC)", "run", "attempt", "state", "user", *["rule"] * ruled)]
     table = Table(*narrow, "command", box=None, pad_edge=False)
     for row in rows:
         received, run = str(row["received"])[5:].replace("T", " "), str(row["run"])[:8]
-        rule, words = [str(row["rule"] or "")] * bool(rules), " ".join(row["argv"])[: 48 if rules else 60]  # type: ignore[arg-type]
-        table.add_row(received, run, str(row["attempt"]), str(row["state"]), str(row["user"]), *rule, words)
+        rule, words = [row["rule"] or ""] * ruled, " ".join(row["argv"])[: 48 if ruled else 60]
+        table.add_row(received, run, str(row["attempt"]), row["state"], row["user"], *rule, words)
     Console(markup=False, highlight=False).print(table if rows else "no runs yet")
 
 
@@ -189,16 +162,21 @@ def drain(
     leave: Annotated[bool, typer.Option("--exit", help="Have the worker end once it is empty; its next start takes orders again.")] = False,
 ) -> None:
     """Take no more orders, and finish what is here. Orders wait at the broker meanwhile."""
-    from fdn_worker.journal import Journal
-    from fdn_worker.protocol import Signer
+    import time
+
+    from fdn_worker.errors import SystemFault
+    from fdn_worker.intake import DRAIN, in_force
     from fdn_worker.protocol.chain import login
     from fdn_worker.settings import load
+    from fdn_worker.standing import alive, open_journal
 
     loaded = load(settings)
-    _journal_there(loaded)
-    journal = Journal(loaded.state_dir / "journal.db", Signer())
+    journal = open_journal(loaded)
     journal.audit("drain" if not undo else "drain-ended", by=login(), leave=leave)
-    journal.set_flag("drain", None if undo else "exit" if leave else "stay")
+    journal.set_flag(DRAIN, None if undo else "exit" if leave else "stay")
+    end = time.monotonic() + DRAIN_WITHIN
+    if not in_force(journal, lambda: alive(loaded) and time.monotonic() < end) and alive(loaded):
+        raise SystemFault(f"the worker has not taken that up within {DRAIN_WITHIN:.0f} s", remedy="it will once it can; look at its log")
     typer.echo("orders are taken again" if undo else f"draining; {len(journal.unfinished())} attempts to finish")
 
 
@@ -215,14 +193,12 @@ def release(
 ) -> None:
     """What waits for a person's word, and the word: show a run's files, then let them go or deny them."""
     from fdn_worker.cli_release import choose, facts, list_waiting, show
-    from fdn_worker.journal import Journal
-    from fdn_worker.protocol import Signer
     from fdn_worker.release import desk
     from fdn_worker.settings import load
+    from fdn_worker.standing import alive, open_journal
 
     loaded = load(settings)
-    _journal_there(loaded)
-    journal = Journal(loaded.state_dir / "journal.db", Signer())
+    journal = open_journal(loaded)
     waiting = desk.waiting(journal, loaded)
     if not run:
         if json:
@@ -243,31 +219,12 @@ def release(
     desk.decide(journal, one, chosen, by or desk.login(), why)
     if not json:
         said = f"{len(chosen)} of {len(one.undecided)} files may leave" if chosen else "nothing leaves"
-        typer.echo(said if _alive(loaded.state_dir / "worker.lock") else f"{said}, once the worker is started")
+        typer.echo(said if alive(loaded) else f"{said}, once the worker is started")
 
 
 cli_audit.add_to(app)
 cli_policy.add_to(app)
-
-
-def _journal_there(settings: WorkerSettings) -> None:
-    from fdn_worker.errors import SettingsError
-
-    if not (settings.state_dir / "journal.db").exists():
-        raise SettingsError(f"there is no journal in {settings.state_dir}", remedy="start the worker first: `fdn-worker start`")
-
-
-def _alive(lock: Path) -> bool:
-    import fcntl
-
-    if not lock.exists():
-        return False
-    with lock.open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        return False
+cli_ui.add_to(app)
 
 
 def _json(value: object) -> None:

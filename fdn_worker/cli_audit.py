@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from fdn_worker.settings import WorkerSettings
 
 audit = typer.Typer(help="The log of what this node was asked, decided and did; chained, so that no line can go or change.",
                     add_completion=False, no_args_is_help=True)  # fmt: skip
@@ -32,22 +29,18 @@ def verify(
     json: Json = False,
 ) -> None:
     """Check that each entry follows the one before, that the node's key vouches for all, and that none is missing."""
-    from fdn_worker.audit import HEAD
-    from fdn_worker.audit import files as own_files
+    from fdn_worker.audit import known_head, own_files, own_signer
     from fdn_worker.audit_text import begins, lines_of, tell
-    from fdn_worker.journal import Journal
-    from fdn_worker.protocol import Signer
     from fdn_worker.protocol.chain import Head, check
     from fdn_worker.settings import load
+    from fdn_worker.standing import open_journal
 
     loaded = load(settings)
     heads = [("you", Head.parse(text)) for text in head or ()]
-    paths = files or own_files(_folder(loaded))
+    paths = files or own_files(loaded)
     if not files:
-        # Read before the lines: the worker may be writing.
-        known = Journal(loaded.state_dir / "journal.db", Signer()).flag(HEAD)
-        heads += [("the journal", Head.parse(known))] if known else []
-    of = Signer.of_node(loaded.node, loaded.keys.private) if loaded.keys.private else None
+        heads += known_head(open_journal(loaded))
+    of = own_signer(loaded)
     checked = check(lines_of(paths), {of.key_id: of.public_key()} if of else {}, from_begin=not files or begins(paths), heads=heads)
     tell(checked, json=json, signed=of is not None)
 
@@ -61,11 +54,11 @@ def show(
     json: Json = False,
 ) -> None:
     """The latest entries."""
-    from fdn_worker.audit import files
+    from fdn_worker.audit import own_files
     from fdn_worker.audit_text import lines_of, shown
     from fdn_worker.settings import load
 
-    shown(lines_of(files(_folder(load(settings)))), limit, of=run, kind=kind, json=json)
+    shown(lines_of(own_files(load(settings))), limit, of=run, kind=kind, json=json)
 
 
 @audit.command()
@@ -75,20 +68,11 @@ def export(
     after: Annotated[int, typer.Option(min=0, help="Only what comes after this number.")] = 0,
 ) -> None:
     """The lines as they stand, for whoever is to check them elsewhere."""
-    from fdn_worker.audit import files
+    from fdn_worker.audit import own_files
     from fdn_worker.audit_text import exported, lines_of
     from fdn_worker.settings import load
 
-    exported(lines_of(files(_folder(load(settings)))), file, after)
-
-
-def _folder(settings: WorkerSettings) -> Path:
-    from fdn_worker.errors import SettingsError
-
-    folder = settings.state_dir / "audit"
-    if not folder.is_dir():
-        raise SettingsError(f"there is no audit log in {folder}", remedy="start the worker first: `fdn-worker start`")
-    return folder
+    exported(lines_of(own_files(load(settings))), file, after)
 
 
 def keys(

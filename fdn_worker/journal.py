@@ -414,6 +414,10 @@ class Journal:
         self.sync()
         return [(row["id"], row["message_id"], row["body"]) for row in rows]
 
+    def unsent(self) -> int:
+        """How many messages wait to be sent."""
+        return int(self.read("SELECT count(*) AS messages FROM outbox")[0]["messages"])
+
     def sent(self, numbers: Sequence[int]) -> None:
         """The broker has confirmed these. Forgotten by a power cut, they are sent again, which does no harm."""
         with self.transaction(durable=False) as db:

@@ -66,13 +66,13 @@ class CsvCheck:
         try:
             # newline: what stands inside quotes is the reader's matter
             with open(open_plain(file), encoding="utf-8-sig", newline="") as text:
-                self._read(_Rows(text, self._options.delimiter), tally)
+                self._read(Rows(text, self._options.delimiter), tally)
         except (UnicodeDecodeError, csv.Error) as error:
             yield f"it cannot be read as CSV: {error}"
         for what, (rows, first) in tally.items():
             yield what if not first else f"{what}: row {first}" if rows == 1 else f"{what}: {rows:,} rows, the first is row {first:,}"
 
-    def _read(self, rows: _Rows, tally: dict[str, list[int]]) -> None:
+    def _read(self, rows: Rows, tally: dict[str, list[int]]) -> None:
         def tell(what: str, row: int = 0) -> None:
             tally.setdefault(what, [0, row])[0] += 1
 
@@ -140,7 +140,7 @@ class CsvCheck:
         return f"has counts below {least:,}" if small else ""
 
 
-class _Rows:
+class Rows:
     """Rows of a CSV file but empty ones; csv.Error for a line or row that is too long."""
 
     def __init__(self, text: Any, delimiter: str) -> None:
@@ -156,7 +156,7 @@ class _Rows:
                 raise csv.Error(f"a row has more than {LONGEST_ROW:,} lines")
             yield line
 
-    def __iter__(self) -> _Rows:
+    def __iter__(self) -> Rows:
         return self
 
     def __next__(self) -> list[str]:
