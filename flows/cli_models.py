@@ -190,7 +190,7 @@ def _print_rows(rows: Sequence[ModelRow], *, json: bool) -> None:
             )
             for row in rows
         ],
-        wrap=("metrics",), right=("round", "clients"), spare=("session", "created (UTC)", "clients"), width=console.width - 20,
+        wrap=("metrics",), right=("round", "clients"), spare=("session", "created (UTC)", "clients"), width=console.width,
     )  # fmt: skip
     console.print(table if rows else "no models")
 
