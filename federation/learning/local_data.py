@@ -8,7 +8,6 @@ The part for testing is dealt out evenly, each example to one node: the nodes' m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from federation.simulation.errors import SimulationError
 from federation.simulation.partitions import dirichlet, mislabelled
 from federation.simulation.streams import Purpose, stream
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 
 
 class Shares(Section):
