@@ -154,8 +154,8 @@ def _tail(history: Sequence[TaskEvent]) -> tuple[str, ...]:
     return tuple(lines[-TAIL:])
 
 
-def _checked(centre: Centre, submission: Submission, sha256: str) -> Iterator[OutputFile]:
-    """The manifest's files, each found in the store as the manifest says, and nothing beside them."""
+def listed(centre: Centre, submission: Submission, sha256: str) -> list[OutputFile]:
+    """The files of the manifest with that hash, as the node signed it. Whether the store has them is not looked at."""
     place = (submission.execution, submission.task, submission.node, submission.attempt)
     sealed = _read(centre, attempt_key(*place, MANIFEST_PATH))
     if hashlib.sha256(sealed).hexdigest() != sha256:
@@ -169,16 +169,23 @@ def _checked(centre: Centre, submission: Submission, sha256: str) -> Iterator[Ou
     if not isinstance(manifest, Manifest) or (manifest.run, manifest.attempt) != (submission.run, submission.attempt):
         raise ManifestDiffers(f"the manifest of {submission.node} is of another attempt")
     prefix = attempt_prefix(*place)
+    return [OutputFile(path=file.path, key=prefix + file.path, size=file.size, sha256=file.sha256) for file in manifest.files]
+
+
+def _checked(centre: Centre, submission: Submission, sha256: str) -> Iterator[OutputFile]:
+    """The manifest's files, each found in the store as the manifest says, and nothing beside them."""
+    files = listed(centre, submission, sha256)
+    prefix = attempt_prefix(submission.execution, submission.task, submission.node, submission.attempt)
     there = {info.key.removeprefix(prefix): info.size for info in centre.store.list(prefix)}
     del there[MANIFEST_PATH]
-    for file in manifest.files:
+    for file in files:
         if there.pop(file.path, None) != file.size:
             raise ManifestDiffers(
                 f"{file.path} of {submission.node} is missing in the store, or has another size than the manifest's {file.size:,}"
             )
-        if file.size <= HASHED_AT_ONCE and hashlib.sha256(_read(centre, prefix + file.path)).hexdigest() != file.sha256:
+        if file.size <= HASHED_AT_ONCE and hashlib.sha256(_read(centre, file.key)).hexdigest() != file.sha256:
             raise ManifestDiffers(f"{file.path} of {submission.node} has another SHA-256 in the store than in the manifest")
-        yield OutputFile(path=file.path, key=prefix + file.path, size=file.size, sha256=file.sha256)
+        yield file
     if there:
         raise ManifestDiffers(f"the store holds {sorted(there)[0]} of {submission.node}, which the manifest does not list")
 

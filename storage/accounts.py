@@ -7,8 +7,9 @@ known of the attempt, and no processor time exceeds that of the largest node. Wh
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -16,6 +17,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from fdn_worker.errors import Fault
 from fdn_worker.protocol import Reason, Report, State, now
 from storage.schema import accounts, attempts, events, executions, runs
+
+if TYPE_CHECKING:
+    from storage.database import Database
 
 #: Processors of the largest order.
 MOST_CPUS = 4096
@@ -93,6 +97,38 @@ def stages(issued: datetime, began: Mapping[State, datetime], ended: datetime, m
             stage, since = name, began[state]
     seconds[stage] = (ended - since).total_seconds()
     return {name: min(max(0.0, value), most) for name, value in seconds.items()}
+
+
+@dataclass(frozen=True)
+class Account:
+    """What one attempt used. Seconds for each stage, bytes for sizes."""
+
+    run: str
+    attempt: int
+    exit_code: int | None
+    cpu_seconds: float
+    peak_memory: int
+    bytes_in: int
+    bytes_out: int
+    estimated: bool
+    launcher: str | None
+    image_digest: str | None
+    issued: datetime
+    ended: datetime
+    waiting: float
+    staging_in: float
+    running: float
+    staging_out: float
+    releasing: float
+
+
+def of_execution(database: Database, execution: str) -> dict[str, Account]:
+    """Run -> the account of the attempt that counts now, where that has ended."""
+    columns = [accounts.c[name] for name in Account.__dataclass_fields__]
+    current = and_(runs.c.id == accounts.c.run, runs.c.attempt == accounts.c.attempt)
+    with database.read() as db:
+        rows = db.execute(select(*columns).join_from(accounts, runs, current).where(runs.c.execution == execution))
+        return {row.run: Account(**row._mapping) for row in rows}
 
 
 def fill(db: Connection) -> None:

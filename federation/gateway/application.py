@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from fdn_worker import __version__
 from federation.centre import Centre
-from federation.gateway import health, problems, signing
+from federation.gateway import fem_rest, health, problems, signing
 from federation.gateway.gate import Gate
 from federation.gateway.limits import Limits
 from federation.gateway.services import Services
@@ -49,4 +49,5 @@ def application(centre: Centre, submitter: Submitter, settings: GatewaySettings)
     )  # fmt: skip
     app.include_router(health.router)
     app.include_router(signing.router)
+    fem_rest.mount(app, services)
     return app

@@ -42,13 +42,13 @@ class PutStraight:
         if scope["type"] == "http":
             path = re.sub("/{2,}", "/", scope["path"]).rstrip("/")
             if f"{PLACE}/" in f"{path}/":
-                scope = scope | {"path": path, "query_string": _query(scope["query_string"])}
+                scope = {**scope, "path": path, "query_string": _query(scope["query_string"])}
                 scope.pop("raw_path", None)
         await self._app(scope, receive, send)
 
 
 def _query(query: bytes) -> bytes:
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=10_000)
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     return urlencode([(key.strip(), value if key == key.strip() else value.strip()) for key, value in pairs]).encode()
 
 
@@ -63,14 +63,19 @@ async def arguments(request: Request) -> dict[str, Any]:
     if not body:
         return {}
     try:
-        found = json.loads(body)
-    except ValueError as error:
+        found = json.loads(body, parse_constant=_no_number)
+        json.dumps(found, ensure_ascii=False).encode()  # half of a character, as JSON may have it, is no text
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is no JSON: {error}", remedy="send an object of arguments, or nothing") from error
     if found is None:
         return {}
     if not isinstance(found, dict):
         raise BadRequest("the body holds no object", remedy="send an object of arguments, {} for none")
     return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def relative(path: str, what: str) -> str:
@@ -97,12 +102,16 @@ class Names:
         """The name of a node that is, or was, enrolled."""
         return self._shown.get(node, node)
 
+    def known(self, name: str, *, retired: bool = False) -> str | None:
+        """The id of the node that is meant, in whatever case; None if there is none. `retired` ones count, too."""
+        ids, name = set(self._shown) if retired else self._here, name.strip()
+        meant = (name, self._ids.get(name.lower()), node_id(name) if _PLAIN.fullmatch(name) else None)
+        return next((wanted for wanted in meant if wanted in ids), None)
+
     def id(self, name: str, *, retired: bool = False) -> str:
-        """The id of the node that is meant, in whatever case; `retired` ones too. BadRequest if there is none."""
-        known = set(self._shown) if retired else self._here
-        for wanted in (name, self._ids.get(name.lower()), node_id(name) if _PLAIN.fullmatch(name) else None):
-            if wanted in known:
-                return wanted
+        """The same; BadRequest if there is none."""
+        if found := self.known(name, retired=retired):
+            return found
         raise BadRequest(
             f"node {name[:80]!r} is not enrolled", code="unknown-node",
             remedy=unknown(name, (self._shown[id_] for id_ in self._here), "enrolled are") or "there are none yet",
