@@ -16,6 +16,7 @@ import pytest
 from federation.centre import Centre
 from federation.local import LocalFederation
 from flows.server import prefect_server
+from tests.support.waiting import SOON
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = ROOT / ".cache/prefect-seed.db"
@@ -68,14 +69,14 @@ def run(environment: dict[str, str], tmp_path: Path) -> Run:
     """Run a command to its end: run("fem", "status"); run(..., env={...}, cwd=...)."""
 
     def call(
-        *words: str, env: dict[str, str] | None = None, cwd: Path = tmp_path, timeout: float = 100
+        *words: str, env: dict[str, str] | None = None, cwd: Path = tmp_path, timeout: float = SOON
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(words, env=environment | (env or {}), cwd=cwd, timeout=timeout, capture_output=True, text=True)
 
     return call
 
 
-def until(condition: Callable[[], Value | None], seconds: float = 40) -> Value:
+def until(condition: Callable[[], Value | None], seconds: float = SOON) -> Value:
     """Wait for what another process brings about."""
     end = time.monotonic() + seconds
     while not (value := condition()):

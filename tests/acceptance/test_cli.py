@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from federation.centre import Centre
+from tests.support.waiting import SOON
 
 from .conftest import Run
 
@@ -81,7 +82,7 @@ def test_ctrl_c_cancels_at_the_node(environment: dict[str, str], run: Run, centr
             assert line, seen
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-        assert process.wait(60) == 130, rest
+        assert process.wait(SOON) == 130, rest
     assert "CANCELLED" in rest
     [execution] = centre.records.executions(user="ctrl-c")
     assert [row.state for row in centre.records.runs_of(execution.id)] == ["CANCELLED"]
@@ -98,8 +99,8 @@ def test_cancel_from_elsewhere_is_confirmed(environment: dict[str, str], run: Ru
         cancelled = run("fem", "cancel", execution.id[:8])
         assert (cancelled.returncode, cancelled.stdout) == (0, "site-b: CANCELLED\n")
         process.stderr.read()
-        assert process.wait(60) == 130
-    assert followed.communicate(timeout=60)[0].splitlines()[0] == "up"
+        assert process.wait(SOON) == 130
+    assert followed.communicate(timeout=SOON)[0].splitlines()[0] == "up"
 
 
 def test_nodes_shows_presence(run: Run) -> None:

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from fdn_worker.protocol import State as RunState
@@ -27,6 +27,7 @@ from federation.local import LocalFederation
 from federation.results import NotSucceeded
 from flows import connection
 from flows.federated_task import federated_task
+from tests.support.waiting import SOON, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -65,12 +66,13 @@ def flow_run_of(prefect: SyncPrefectClient, state: State[Any]) -> FlowRun:
 def tasks_of(prefect: SyncPrefectClient, run: UUID) -> list[str]:
     """Names of the run's task runs in order; Prefect writes them a moment later."""
     wanted = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run]))
-    for _ in range(100):
+
+    def ended() -> list[TaskRun]:
         found = prefect.read_task_runs(task_run_filter=wanted)
-        if len(found) >= 4 and all(task.state is not None and task.state.is_final() for task in found):
-            return [task.name.rpartition("-")[0] for task in sorted(found, key=lambda task: task.start_time or task.expected_start_time)]
-        asyncio.run(asyncio.sleep(0.1))
-    raise AssertionError(f"task runs of {run}: {[task.name for task in found]}")
+        return found if len(found) >= 4 and all(task.state is not None and task.state.is_final() for task in found) else []
+
+    found = eventually(f"the task runs of {run} have ended", ended)
+    return [task.name.rpartition("-")[0] for task in sorted(found, key=lambda task: task.start_time or task.expected_start_time)]
 
 
 def test_a_call_returns_the_result() -> None:
@@ -158,7 +160,7 @@ def test_without_a_server_prefect_starts_its_own(environment: dict[str, str], ce
     (home := tmp_path / "prefect").mkdir()
     own = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"} | {"PREFECT_HOME": str(home)}
     ran = subprocess.run(
-        ["fem", "run", "--node", "site-a", "--", "/bin/echo", "alone"], env=own, capture_output=True, text=True, timeout=110
+        ["fem", "run", "--node", "site-a", "--", "/bin/echo", "alone"], env=own, capture_output=True, text=True, timeout=SOON
     )
     assert ran.returncode == 0, ran.stderr
     assert "site-a | alone" in ran.stderr

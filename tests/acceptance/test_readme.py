@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import clone
-from tests.support.rig import eventually
+from tests.support.waiting import SOON, eventually
 
 from .conftest import ROOT
 
@@ -93,7 +93,7 @@ class Desk:
     def type(self, script: str) -> subprocess.CompletedProcess[str]:
         self._exports.touch()
         words = f"set -euo pipefail\nsource {self._exports}\n{script}\nexport -p > {self._exports}"
-        return subprocess.run(["bash", "-c", words], cwd=self.clone, env=self._environment, capture_output=True, text=True, timeout=110)
+        return subprocess.run(["bash", "-c", words], cwd=self.clone, env=self._environment, capture_output=True, text=True, timeout=SOON)
 
     def paste(self, line: str) -> None:
         self.pasted = line
@@ -118,14 +118,14 @@ class Desk:
             assert process.poll() is None, said.read_text()
             return ready in said.read_text()
 
-        eventually(f"{last!r} is ready", up, 90)
+        eventually(f"{last!r} is ready", up)
         return said.read_text()
 
     def close(self) -> None:
         """Ctrl-C in each of the others, the latest first."""
         for process, said in reversed(self.others):
             os.killpg(process.pid, signal.SIGINT)
-            assert process.wait(30) == 0, said.read_text()
+            assert process.wait(SOON) == 0, said.read_text()
         # Prefect leaves a folder of its own there.
         assert list(self.homes.glob("fem-*")) == []
 

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
 from tests.support.prefect_pool import Pool, automation, pool
-from tests.support.rig import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_worker_of_prefects_that_was_terminated(waits: Pool) -> None:
     run = running(waits)
     waits.worker.send_signal(signal.SIGTERM)
     waits.worker.wait(60)
-    eventually("the flow's process is gone", lambda: not waits.processes_of(run), 60)
+    eventually("the flow's process is gone", lambda: not waits.processes_of(run))
     left = waits.flow_run(run).state
     assert left is not None
     assert left.name == "Running", "nobody has told Prefect"

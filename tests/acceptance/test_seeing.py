@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from federation.simulated import SimulatedNodes, Step, fail, succeed
 from flows import connection, seeing
 from flows.execute_tool import execute_tool
 from flows.federated_task import federated_task
+from tests.support.waiting import eventually
 
 NODES = [f"n{number:03d}" for number in range(120)]
 TOOL = "name: nothing\ntasks:\n  - id: main\n    timeout: 60\n    command: {base: ['true']}\n"
@@ -91,13 +91,12 @@ def artifacts_of(prefect: SyncPrefectClient, state: PrefectState[Any]) -> dict[s
 def events_of(prefect: SyncPrefectClient, resource: str, wanted: int) -> list[dict[str, Any]]:
     """The events about a resource, oldest first, once there are so many; Prefect writes them a moment later."""
     asked = {"filter": {"resource": {"id_prefix": [resource]}, "order": "ASC"}, "limit": 50}
-    end = time.monotonic() + 20
-    while True:
-        found: list[dict[str, Any]] = prefect._client.post("/events/filter", json=asked).json()["events"]
-        if len(found) >= wanted:
-            return found
-        assert time.monotonic() < end, [event["event"] for event in found]
-        time.sleep(0.1)
+
+    def found() -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = prefect._client.post("/events/filter", json=asked).json()["events"]
+        return events if len(events) >= wanted else []
+
+    return eventually(f"{wanted} events about {resource}", found)
 
 
 def labels_of(event: dict[str, Any]) -> dict[str, str]:

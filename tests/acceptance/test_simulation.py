@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.simulation import simulation
+from tests.support.waiting import SOON
 
 FEM = str(Path(sys.executable).parent / "fem")
 SMALL = """
@@ -32,7 +33,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def typed(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([FEM, "simulate", *words], cwd=folder, capture_output=True, text=True, timeout=100)
+    return subprocess.run([FEM, "simulate", *words], cwd=folder, capture_output=True, text=True, timeout=SOON)
 
 
 def test_a_sweep_with_worker_processes(small: Path, tmp_path: Path) -> None:

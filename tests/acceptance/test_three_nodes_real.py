@@ -26,8 +26,9 @@ from federation.sync import carry_out, differing
 from flows import connection
 from flows.execute_tool import execute_tool
 from tests.conftest import Services
-from tests.support.rig import Rig, census, eventually
+from tests.support.rig import Rig, census
 from tests.support.services import serving_rig
+from tests.support.waiting import SOON, eventually
 
 from .conftest import BIN, ROOT
 
@@ -68,7 +69,7 @@ def by_command(shell: dict[str, str]) -> Iterator[Way]:
         words = ["fem", "run", tool, "--node", "all", "--args", "arguments.json", "--user", USER, *server, "--json"]
         folder = Path(shell["FEM_HOME"])
         (folder / "arguments.json").write_text(json.dumps(parameters["arguments"]))
-        done = subprocess.run(words, env=shell, cwd=folder, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(words, env=shell, cwd=folder, capture_output=True, text=True, timeout=SOON)
         assert done.returncode == 0, done.stderr
         return UUID(json.loads(done.stdout)["execution"])
 

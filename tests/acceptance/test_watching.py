@@ -24,6 +24,7 @@ from federation.centre import Centre
 from federation.local import LocalFederation
 from flows import connection
 from flows.health_check import health_check
+from tests.support.waiting import SOON
 
 from .conftest import BIN
 
@@ -61,7 +62,7 @@ def environment(prefect_api: dict[str, str], three: LocalFederation, centre: Cen
 @pytest.fixture
 def fem(environment: dict[str, str], tmp_path: Path) -> Fem:
     def call(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["fem", *words], env=environment, cwd=tmp_path, timeout=100, capture_output=True, text=True)
+        return subprocess.run(["fem", *words], env=environment, cwd=tmp_path, timeout=SOON, capture_output=True, text=True)
 
     return call
 
@@ -76,7 +77,7 @@ def on_a_terminal(words: list[str], environment: dict[str, str], folder: Path) -
     ours, theirs = pty.openpty()
     process = subprocess.Popen(words, env=environment, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
-    text, end = b"", time.monotonic() + 100
+    text, end = b"", time.monotonic() + SOON
     while process.poll() is None or select.select([ours], [], [], 0)[0]:
         assert time.monotonic() < end, text.decode()
         if select.select([ours], [], [], 0.2)[0]:
@@ -132,8 +133,8 @@ def test_one_follower_and_one_cancel_for_all_nodes(environment: dict[str, str], 
         cancelled = fem("cancel", execution.id[:8])
         assert (cancelled.returncode, cancelled.stdout) == (0, "".join(f"{node}: CANCELLED\n" for node in NODES)), cancelled.stderr
         process.stderr.read()
-        process.wait(60)
-    assert followed.communicate(timeout=60)[0].count("second") == 3
+        process.wait(SOON)
+    assert followed.communicate(timeout=SOON)[0].count("second") == 3
     assert followed.returncode == 0
 
 
@@ -176,7 +177,7 @@ def test_the_health_check_as_a_flow(
                 found = prefect.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
             assert sorted((artifact.key, artifact.type) for artifact in found) == [("health", "markdown"), ("health-of-nodes", "table")]
             three.stop("site-c", signal.SIGKILL)
-            degraded = check(seconds=3.0)
+            degraded = check(seconds=6.0)
             assert (degraded.name, degraded.is_completed()) == ("Degraded", True)
             assert str(degraded.message).startswith("2/3 healthy: site-c ")
             failed = check(nodes=["site-c"], seconds=0.5)

@@ -18,7 +18,7 @@ from federation.enrol import enrol
 from federation.presence import presence
 from tests.faults.ground import MIB, Ground
 from tests.faults.matrix import fault
-from tests.support.rig import eventually
+from tests.support.waiting import eventually
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 #: A frame of AMQP: basic.ack, on channel 1, of a delivery that never was; the broker then closes that channel alone.
@@ -48,7 +48,7 @@ def swallowed(ground: Ground) -> Iterator[None]:
     waits = ground.said("events wait")
     ground.broker.swallow()
     yield
-    eventually("the outbox waits", lambda: ground.said("events wait") > waits, 60)
+    eventually("the outbox waits", lambda: ground.said("events wait") > waits)
     ground.over()
     ground.broker.restore()
 
@@ -109,7 +109,7 @@ def alarm(ground: Ground) -> Iterator[None]:
     waits = ground.said("events wait")
     ground.own.control_broker("set_vm_memory_high_watermark", "0.00001")
     yield
-    eventually("publishing is bounded", lambda: ground.said("events wait") > waits, 60)
+    eventually("publishing is bounded", lambda: ground.said("events wait") > waits)
     ground.over()
     ground.own.control_broker("set_vm_memory_high_watermark", "0.6")
 

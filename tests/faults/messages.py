@@ -29,7 +29,8 @@ from fdn_worker.protocol.names import (
 from federation.centre import Centre
 from tests.faults.ground import Case, Ground
 from tests.faults.matrix import fault
-from tests.support.rig import ROOT, eventually
+from tests.support.rig import ROOT
+from tests.support.waiting import SOON, eventually
 
 CANCELLED, REJECTED, FAILED = frozenset({State.CANCELLED}), frozenset({State.REJECTED}), frozenset({State.FAILED})
 #: Where a centre dies while it submits.
@@ -139,7 +140,7 @@ def centre_killed(ground: Ground) -> Iterator[None]:
     key, step = uuid4().hex, ground.chance.choice(STEPS)
     environment = {**os.environ, **ground.rig.federation.environment()}
     words = [sys.executable, "-m", "tests.support.dying_centre", case.request.model_dump_json(), key, *step.split(), "*", "1"]
-    died = subprocess.run(words, env=environment, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True)
+    died = subprocess.run(words, env=environment, cwd=ROOT, timeout=SOON, check=False, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
     yield
     case.key, case.submission = key, ground.rig.centre.stage_in(case.request, key)

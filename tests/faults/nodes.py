@@ -15,7 +15,8 @@ from fdn_worker.protocol import State
 from federation.presence import presence
 from tests.faults.ground import Ground
 from tests.faults.matrix import fault
-from tests.support.rig import eventually, name_of, processes_below
+from tests.support.rig import name_of, processes_below
+from tests.support.waiting import SOON, eventually
 
 FAILED, LOST = frozenset({State.FAILED}), frozenset({State.LOST})
 #: Between two states each, and around what is done outside the journal.
@@ -39,7 +40,7 @@ def killed_at_a_point(ground: Ground) -> Iterator[None]:
     dying = ground.rig.start_dying(ground.node, ground.chance.choice(POINTS))
     ground.send()
     ground.go(*ground.cases)  # the first that is followed may be any of them
-    assert dying.wait(60) == -signal.SIGKILL
+    assert dying.wait(SOON) == -signal.SIGKILL
     yield
     ground.rig.start(ground.node)
 
@@ -128,7 +129,7 @@ def reply_lost(ground: Ground) -> Iterator[None]:
     ground.rig.kill(ground.node)
     dying = ground.rig.start_dying(ground.node, ground.chance.choice(("before", "after")) + ":start-container")
     case = ground.send()
-    assert dying.wait(60) == -signal.SIGKILL
+    assert dying.wait(SOON) == -signal.SIGKILL
     yield
     ground.rig.start(ground.node)
     ground.rig.reach(case.submission, State.RUNNING)

@@ -20,8 +20,9 @@ from storage.keys import attempt_prefix
 from tests.conftest import Services
 from tests.support.proxy import Proxy
 from tests.support.relay import start_relay
-from tests.support.rig import Rig, eventually
+from tests.support.rig import Rig
 from tests.support.services import real_rig
+from tests.support.waiting import SOON, eventually
 from tests.unit.test_source import commit, git
 
 MIB = 1024**2
@@ -89,7 +90,7 @@ def house(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_the_worker_is_killed(house: House, point: str) -> None:
     node = house.rig.federation.nodes[POINTS.index(point)]
     submission = house.send(node, TASK)
-    assert house.rig.start_dying(node, point).wait(60) == -signal.SIGKILL
+    assert house.rig.start_dying(node, point).wait(SOON) == -signal.SIGKILL
     assert "outputs/big" not in house.stored(submission)
     house.rig.start(node)
     house.check(submission)
@@ -121,7 +122,7 @@ def test_the_store_is_down(house: House) -> None:
     house.store.cut()
     (house.rig.folder(submission) / "sandbox/go").touch()
     house.rig.reach(submission, State.STAGING_OUT)
-    eventually("it was tried twice", lambda: house.rig.log(node).count("transfer waits") >= 2, 60)
+    eventually("it was tried twice", lambda: house.rig.log(node).count("transfer waits") >= 2)
     house.store.restore()
     house.check(submission)
 

@@ -17,7 +17,8 @@ from fdn_worker.protocol import State
 from fdn_worker.protocol.states import TERMINAL
 from federation.centre import Submission
 from federation.local import LocalFederation
-from tests.support.rig import Rig, eventually, rig
+from tests.support.rig import Rig, rig
+from tests.support.waiting import SOON, eventually
 
 #: Counts its executions in $1, waits for $2, copies its input, and leaves one output of several parts.
 TASK = (
@@ -78,7 +79,7 @@ def send(house: Rig, node: str, folder: Path, script: str = TASK) -> Case:
 
 def die(house: Rig, node: str, point: str) -> None:
     """A worker lives, and dies at that point."""
-    assert house.start_dying(node, point).wait(30) == -signal.SIGKILL
+    assert house.start_dying(node, point).wait(SOON) == -signal.SIGKILL
 
 
 def check(house: Rig, case: Case) -> None:
@@ -136,7 +137,7 @@ def test_killed_while_it_cancels(house: Rig, tmp_path: Path, point: str) -> None
     case = send(house, node, tmp_path)
     eventually("the task runs", lambda: case.count.exists() and case.count.read_text())
     house.centre.cancel(case.submission.execution, "a test")
-    assert dying.wait(30) == -signal.SIGKILL
+    assert dying.wait(SOON) == -signal.SIGKILL
     house.start(node)
     check_cancelled(house, case)
     house.kill(node)

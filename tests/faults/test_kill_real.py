@@ -14,6 +14,7 @@ from federation.centre import Submission
 from tests.conftest import Services
 from tests.support.rig import Rig, name_of
 from tests.support.services import real_rig
+from tests.support.waiting import SOON
 
 #: Counts its executions in the sandbox, waits for $1, copies its input, and leaves one output of several parts.
 TASK = (
@@ -54,7 +55,7 @@ def test_killed(house: Rig, services: Services, point: str) -> None:
         node, "/bin/sh", "-c", TASK, "sh", go, image=services.images["busybox"],
         inputs=(str(house.federation.home / "in.txt"),), outputs=("out.txt", "count", "big"),
     )  # fmt: skip
-    assert house.start_dying(node, point).wait(30) == -signal.SIGKILL
+    assert house.start_dying(node, point).wait(SOON) == -signal.SIGKILL
     house.start(node)
     if point in RUNNING:
         house.reach(submission, State.RUNNING)

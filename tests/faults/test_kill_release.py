@@ -12,7 +12,8 @@ from fdn_worker.protocol import State
 from federation.centre import Submission
 from federation.local import LocalFederation
 from storage.keys import attempt_prefix
-from tests.support.rig import Rig, eventually, name_of, rig
+from tests.support.rig import Rig, name_of, rig
+from tests.support.waiting import SOON, eventually
 
 TASK = 'echo x >> "$1"; echo said; echo result > out.txt'
 #: On the way into the wait, and on the way out after a word.
@@ -50,7 +51,7 @@ def send(house: Rig, node: str, count: Path) -> Submission:
 
 
 def die(house: Rig, node: str, point: str) -> None:
-    assert house.start_dying(node, point).wait(30) == -signal.SIGKILL
+    assert house.start_dying(node, point).wait(SOON) == -signal.SIGKILL
 
 
 def say(house: Rig, submission: Submission, word: str) -> None:

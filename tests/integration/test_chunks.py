@@ -34,8 +34,8 @@ from federation.settings import CentreSettings
 from storage.keys import attempt_key
 from storage.objects.folder import FolderStore
 from storage.records import Records
-from tests.support.rig import eventually
 from tests.support.services import virtual_host
+from tests.support.waiting import SOON, eventually
 from tests.unit.helpers import OPEN
 
 #: Bytes of a part here: two chunks and a bit. A real S3 takes none so small.
@@ -214,7 +214,7 @@ def test_while_nobody_reads_the_sender_waits_and_nothing_is_lost(house: House) -
         house.say(b"one more")
     assert caught.value.code == "queue-full"
     grant(NODE)
-    whole.join(60)
+    whole.join(SOON)
     assert not whole.is_alive()
     assert house.stored("outputs/big") == data
 
@@ -250,11 +250,11 @@ def test_a_relay_that_dies_with_half_a_part(house: House, monkeypatch: pytest.Mo
     upload = house.upload("outputs/big", data)
     thread = threading.Thread(target=house.put, args=(upload,))
     thread.start()
-    assert taken.wait(30)
+    assert taken.wait(SOON)
     house.stop()
     standing = set(house.journal.parts(house.order.name, "outputs/big").popitem()[1])
     house.start()
-    thread.join(60)
+    thread.join(SOON)
     assert house.stored("outputs/big") == data
     assert all(sent.count(number) == 1 for number in standing if number)
 

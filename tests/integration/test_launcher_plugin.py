@@ -15,6 +15,7 @@ from fdn_worker.launchers import load
 from fdn_worker.protocol import State
 from federation.local import LocalFederation
 from tests.support.rig import ROOT, Rig, rig
+from tests.support.waiting import SOON
 
 PLUGIN = ROOT / "examples/launcher-plugin"
 
@@ -57,7 +58,7 @@ def test_it_passes_the_published_contract(installed: Path, tmp_path: Path) -> No
     test = tmp_path / "test_nice.py"
     test.write_text((PLUGIN / "test_nice.py").read_text())
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)], cwd=tmp_path, capture_output=True, text=True, timeout=110,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)], cwd=tmp_path, capture_output=True, text=True, timeout=SOON,
         env=os.environ | {"PYTHONPATH": str(installed)},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]

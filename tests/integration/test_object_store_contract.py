@@ -25,6 +25,7 @@ from fdn_worker.protocol.upload import SMALLEST_PART, PartETag
 from storage.objects import ObjectInfo, ObjectStore, open_store, s3
 from storage.objects.checks import STALE_UPLOAD_DAYS, ShortSource
 from storage.objects.folder import FolderStore
+from tests.support.waiting import eventually
 
 ODD_KEYS = ["a b/ü–文.txt", "100%/#1?x=y&z+w.csv", 'it\'s "quoted";*~!.bin', "%2e%2e/x", "a\\b"]
 HTTP = urllib3.PoolManager(retries=False)
@@ -377,7 +378,7 @@ def test_a_store_that_is_not_there_is_told_soon(tmp_path: Path) -> None:
             assert where in str(told.value)
             assert "\n" not in str(told.value)
             assert "hushhush" not in f"{told.value!s}{store!r}"
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 30
 
 
 def test_a_store_that_takes_no_connection_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,7 +396,7 @@ def test_a_store_that_takes_no_connection_is_told_soon(monkeypatch: pytest.Monke
             begin = time.monotonic()
             with pytest.raises(StoreUnavailable, match="cannot be reached"):
                 open_store(f"s3+http://key:secret@127.0.0.1:{address[1]}/bucket").stat("k")
-            assert time.monotonic() - begin < 5
+            assert time.monotonic() - begin < 30
         finally:
             for one in crowd:
                 one.close()
@@ -439,11 +440,9 @@ def test_an_address_for_sites_that_cannot_be_read(site_url: str) -> None:
 def test_signed_urls_expire(s3_url: str, unique: str) -> None:
     store = open_store(s3_url)
     put(store, "k", b"x")
-    url, until = store.get_url("k", 1), time.monotonic() + 10
-    assert HTTP.request("GET", url).status == 200
-    while (status := HTTP.request("GET", url).status) == 200 and time.monotonic() < until:
-        time.sleep(0.1)
-    assert status == 403
+    assert HTTP.request("GET", store.get_url("k", 60)).status == 200
+    url = store.get_url("k", 1)
+    eventually("it has expired", lambda: HTTP.request("GET", url).status == 403)
     unsigned = url.partition("?")[0]
     assert HTTP.request("GET", unsigned).status == 403
     assert HTTP.request("PUT", store.get_url("k", 60), body=b"y").status == 403

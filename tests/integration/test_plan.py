@@ -16,7 +16,8 @@ from federation.local import LocalFederation
 from federation.plan import Plan, PlanRefused, plan
 from federation.request import BadRequest, build
 from federation.tool_request import ToolRequest
-from tests.support.rig import Rig, eventually, rig
+from tests.support.rig import Rig, rig
+from tests.support.waiting import eventually
 
 TOOL = """\
 name: count
@@ -90,7 +91,7 @@ def test_errors_of_the_submission_itself_are_told_as_its_run_would(house: Rig, t
 
 
 def test_who_does_not_answer_is_missing(house: Rig) -> None:
-    answers = asyncio.run(ask(house.centre, ["site-a", "site-b", "site-c"], "health", seconds=3.0))
+    answers = asyncio.run(ask(house.centre, ["site-a", "site-b", "site-c"], "health", seconds=6.0))
     assert sorted(answers) == ["site-a", "site-b"]
     assert all(answer.health is not None for answer in answers.values())
     assert asyncio.run(ask(house.centre, [], "health")) == {}

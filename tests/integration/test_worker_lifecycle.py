@@ -13,6 +13,7 @@ from fdn_worker.protocol.names import command_queue
 from federation.centre import Submission
 from federation.local import LocalFederation
 from tests.support.rig import Rig, name_of, rig
+from tests.support.waiting import SOON
 
 NODES = ("stopped", "idle", "drained", "left", "empty", "two", "unsigned")
 #: Counts its executions in $1, and waits for $2.
@@ -83,7 +84,7 @@ def test_drain_exit_ends_the_worker_once_all_is_told(house: Rig, tmp_path: Path)
     submission = begin(house, "left", tmp_path)
     assert house.command("left", "drain", "--exit").returncode == 0
     (tmp_path / "go").touch()
-    assert house.federation.workers.pop("left").wait(20) == 0
+    assert house.federation.workers.pop("left").wait(SOON) == 0
     finish(house, submission, tmp_path)
     status = json.loads(house.command("left", "status", "--json").stdout)
     assert (status["alive"], status["events_to_send"]) == (False, 0)
@@ -93,7 +94,7 @@ def test_drain_exit_ends_the_worker_once_all_is_told(house: Rig, tmp_path: Path)
 def test_an_idle_worker_ends_at_once_when_drained(house: Rig) -> None:
     house.start("empty")
     assert house.command("empty", "drain", "--exit").returncode == 0
-    assert house.federation.workers.pop("empty").wait(10) == 0
+    assert house.federation.workers.pop("empty").wait(SOON) == 0
 
 
 def test_a_second_worker_on_one_journal_is_refused(house: Rig) -> None:

@@ -15,6 +15,7 @@ from tests.conftest import Services
 from tests.support.ports import free_ports
 from tests.support.rig import Rig
 from tests.support.services import real_rig
+from tests.support.waiting import SOON
 
 SERVER = """
 import os, socket, time
@@ -33,7 +34,7 @@ CLIENT = "import socket, sys; open('out', 'wb').write(socket.create_connection((
 def bridge_address(services: Services) -> str:
     """The host's address on Docker's own bridge, which both the host and the containers reach."""
     command = ["docker", "-H", services.docker_host, "network", "inspect", "bridge"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout)
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=SOON).stdout)
     address: str = found[0]["IPAM"]["Config"][0]["Gateway"]
     return address
 

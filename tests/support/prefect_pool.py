@@ -24,7 +24,8 @@ from federation.centre import Centre
 from federation.local import LocalFederation
 from federation.simulated import SimulatedNodes, Step
 from storage.records import ExecutionRow
-from tests.support.rig import ROOT, eventually
+from tests.support.rig import ROOT
+from tests.support.waiting import SOON, eventually
 
 NODES = ("n1", "n2", "n3")
 TOOL = "name: nothing\ntasks:\n  - id: main\n    timeout: 600\n    command: {base: ['true']}\n"
@@ -89,7 +90,7 @@ class Pool:
         )  # fmt: skip
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(words, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(words, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=SOON)
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fdn_worker import launchers
 from fdn_worker.brokers import Binding, Delivery, Queue
@@ -25,20 +25,9 @@ from federation.local import LocalFederation
 from federation.request import TaskRequest
 from federation.results import TaskResult, stage_out
 from federation.waiting import events
+from tests.support.waiting import SOON, eventually
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-#: Seconds in which a thing that must happen has happened.
-SOON = 30.0
-T = TypeVar("T")
-
-
-def eventually(what: str, condition: Callable[[], T], seconds: float = SOON) -> T:
-    """The first true value of `condition`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"it did not come about: {what}"
-        time.sleep(0.02)
-    return value
 
 
 class Tap:
@@ -200,7 +189,7 @@ class Rig:
 
     def check_clean(self, node: str) -> None:
         """Nothing is left of any attempt: in folders, launcher, kernel, journal and queues."""
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + SOON
         while (left := self.left(node)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert left == [], f"left over at {node}: {left}"

@@ -17,6 +17,7 @@ from federation.local import LocalFederation
 from storage.objects import open_store
 from tests.conftest import Services
 from tests.support.rig import Rig, rig
+from tests.support.waiting import SOON
 
 
 def manage(services: Services, method: str, path: str, body: Any = None) -> Any:
@@ -27,7 +28,7 @@ def manage(services: Services, method: str, path: str, body: Any = None) -> Any:
         f"http://{address.hostname}:{address.port}/api/{path}", method=method, data=json.dumps(body or {}).encode(),
         headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
     )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=SOON) as answer:
         text = answer.read()
     return json.loads(text) if text else None
 

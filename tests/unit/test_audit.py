@@ -21,7 +21,7 @@ from fdn_worker.protocol import Reason, Report, Signer, State, pack
 from fdn_worker.protocol.chain import KEYS, Head, Line, check, read
 from fdn_worker.protocol.envelope import payload_of
 from fdn_worker.settings import KeysSection
-from tests.support.rig import eventually
+from tests.support.waiting import SOON, eventually
 from tests.unit.helpers import an_order
 
 SIGNER = Signer("site-a.1", Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32))
@@ -94,7 +94,7 @@ def test_the_keys_are_told_when_they_change(journal: Journal, tmp_path: Path) ->
     for trusted in (keys, keys, KeysSection(trusted={"centre": "k"}, revoked={"centre": "stolen"})):
         audit = an_audit(journal, tmp_path)
         audit.start(trusted)
-        audit.stop(timeout=10.0)
+        audit.stop(timeout=SOON)
     found = entries_of(tmp_path)
     assert [entry.kind for entry in found] == [KEYS, "up", "up", KEYS, "up"]
     assert found[0].what == {"signs": {SIGNER.key_id: SIGNER.public_key()}, "trusts": {"centre": "k"}}
@@ -180,7 +180,7 @@ def test_the_thread_tries_again_and_says_what_hinders_it(journal: Journal, tmp_p
     assert "File exists" in eventually("it says so", lambda: audit.problem)
     (tmp_path / "audit").unlink()
     eventually("it is written", lambda: not audit.problem)
-    audit.stop(timeout=10.0)
+    audit.stop(timeout=SOON)
     assert audit.head == Head.parse(str(journal.flag(HEAD)))
     assert [entry.kind for entry in entries_of(tmp_path)] == [KEYS, "up"]
 

@@ -26,6 +26,7 @@ from federation.catalogue.tool import Tool
 from federation.centre import Centre
 from federation.request import BadRequest, build
 from flows import cli, connection, exit_codes
+from tests.support.waiting import SOON
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE = ROOT / "deployments/catalogue"
@@ -224,7 +225,7 @@ def test_averaging(tmp_path: Path) -> None:
         )
         for name, value in (("a", 1), ("b", -4))
     ]  # fmt: skip
-    assert [process.wait(30) for process in (*clients, server)] == [0, 0, 0]
+    assert [process.wait(SOON) for process in (*clients, server)] == [0, 0, 0]
     server.stdout.close()
     assert json.loads((folders["server"] / "mean.json").read_text()) == {"mean": -1.5, "nodes": ["a", "b"]}
     assert json.loads((folders["a"] / "result.json").read_text()) == {"mean": -1.5, "clients": 2}

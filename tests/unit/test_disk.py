@@ -15,6 +15,7 @@ from fdn_worker import disk
 from fdn_worker.disk import Weight, watching, weigh
 from fdn_worker.errors import JournalUnavailable, LauncherUnavailable
 from fdn_worker.launchers.open_files import deleted
+from tests.support.waiting import SOON
 
 MIB = 1024**2
 
@@ -110,7 +111,7 @@ def test_a_sandbox_that_grows_is_noticed_once_and_while_the_task_runs(
     with watching(launcher, "fdn-1", tmp_path, Weight(MIB, 100), exceeded):
         if not held:
             (tmp_path / "x").write_bytes(b"x" * 2 * MIB)
-        assert noticed.wait(20)
+        assert noticed.wait(SOON)
         (tmp_path / "x").unlink(missing_ok=True)
     assert len(told) == 2
 

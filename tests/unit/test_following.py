@@ -13,6 +13,7 @@ from federation.centre import Centre
 from federation.enrol import enrol
 from federation.execution import Job
 from federation.tool_request import ToolRequest
+from tests.support.waiting import SOON
 from tests.unit.helpers import an_event
 
 TOOL = Tool.model_validate({"name": "nothing", "tasks": [{"command": {"base": ["true"]}}]})
@@ -32,7 +33,7 @@ def say(centre: Centre, submission: execution.Submission, attempt: int, state: S
 
 
 async def followed(centre: Centre, job: Job, submissions: list[execution.Submission]) -> list[tuple[str, int, State | None]]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SOON):
         return [
             (event.node, event.attempt, event.state) async for event in following.follow(centre, job, job.roles[0], submissions)
         ]  # fmt: skip
@@ -86,7 +87,7 @@ async def test_the_next_in_turn_is_sent_though_all_before_had_ended(centre: Cent
 
 async def test_it_returns_when_its_time_is_up(centre: Centre, tmp_path: Path) -> None:
     job, submissions = opened(centre)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SOON):
         async for event in following.follow(centre, job, job.roles[0], submissions, within=0.05):
             raise AssertionError(event)
     assert job.tally().open == 2
@@ -103,12 +104,12 @@ async def test_taken_up_again_it_sends_the_next_in_turn_and_no_more(centre: Cent
     sent: list[str] = []
     dispatch = centre.dispatch_all
     centre.dispatch_all = lambda due, of: sent.extend(one.node for one in due) or dispatch(due, of)  # type: ignore[method-assign]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SOON):
         async for _ in following.follow(centre, job, job.roles[0], submissions, within=0.3):
             assert sent == []
     assert sent == []
     say(centre, submissions[1], 1, State.SUCCEEDED)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SOON):
         async for _ in following.follow(centre, job, job.roles[0], submissions, within=0.3):
             pass
     assert sent == ["site-c"]

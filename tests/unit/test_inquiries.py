@@ -15,6 +15,7 @@ from fdn_worker.errors import LauncherUnavailable
 from fdn_worker.inquiries import certificate_expires
 from fdn_worker.inventory import MOST_NAMES, Inventory
 from fdn_worker.protocol import ImageHere
+from tests.support.waiting import SOON
 from tests.unit.helpers import settings
 
 
@@ -45,7 +46,7 @@ class Store:
 
     def images(self) -> list[ImageHere]:
         self.asked.set()
-        assert self.go.wait(20)
+        assert self.go.wait(SOON)
         if self.fails:
             raise LauncherUnavailable("away")
         return [ImageHere(name=f"image:{number:03}") for number in range(self.count)]
@@ -65,7 +66,7 @@ def test_no_heartbeat_waits_for_an_engine() -> None:
     store = Store(MOST_NAMES + 1)
     inventory = Inventory(lambda: [store, object()])  # type: ignore[list-item]
     assert inventory.known() == ()
-    assert store.asked.wait(20)
+    assert store.asked.wait(SOON)
     assert inventory.known() == ()
     store.go.set()
     looked(inventory)

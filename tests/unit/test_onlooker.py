@@ -12,6 +12,7 @@ from federation import onlooker
 from federation.centre import Centre, Submission
 from federation.onlooker import look_on
 from federation.request import TaskRequest
+from tests.support.waiting import SOON
 from tests.unit.helpers import MOMENT
 
 BROKEN = Reason(code="launcher-unavailable", fault=Fault.INFRASTRUCTURE, message="Docker does not answer")
@@ -43,7 +44,7 @@ def seen(centre: Centre, one: Submission, *, again: bool = False) -> list[str]:
     found: list[str] = []
 
     async def look() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SOON):
             async for due in look_on(centre, one.execution, lambda _: True, "test"):
                 found.extend(word for event in due for word in (*event.lines, *([event.state] if event.state else [])))
                 if again and found[-1] == State.FAILED:

@@ -14,6 +14,7 @@ from fdn_worker.journal import Journal
 from fdn_worker.outbox import Outbox
 from fdn_worker.protocol import Signer, pack
 from fdn_worker.protocol.envelope import payload_of
+from tests.support.waiting import SOON
 from tests.unit.helpers import FakeBroker, Sent, an_order
 
 ORDER = an_order()
@@ -72,7 +73,7 @@ def test_events_go_out_in_order(journal: Journal, start: Callable[[FakeBroker], 
     done = heard(broker, 3)
     outbox = start(broker)
     say(journal, "1", "2", "3")
-    assert done.wait(5)
+    assert done.wait(SOON)
     outbox.stop(5)
     assert lines(broker) == ["1", "2", "3"]
     assert {(sent.exchange, sent.key) for sent in broker.sent} == {("evt.site-a", "event")}
@@ -86,7 +87,7 @@ def test_what_stood_there_before_is_sent(journal: Journal, start: Callable[[Fake
     broker = FakeBroker()
     done = heard(broker, 450)
     start(broker).wake()
-    assert done.wait(10)
+    assert done.wait(SOON)
     assert lines(broker) == [str(number) for number in range(450)]
 
 
@@ -99,7 +100,7 @@ def test_it_tries_until_it_is_confirmed(journal: Journal, start: Callable[[FakeB
     done = heard(broker, 2)
     start(broker)
     say(journal, "1", "2")
-    assert done.wait(5)
+    assert done.wait(SOON)
     assert lines(broker) == ["1", "2"]
 
 
@@ -117,7 +118,7 @@ def test_what_was_confirmed_before_a_failure_is_not_sent_again(journal: Journal,
 
     broker.then = then
     start(broker).wake()
-    assert done.wait(5)
+    assert done.wait(SOON)
     assert lines(broker) == ["1", "2", "3"]
 
 
@@ -132,7 +133,7 @@ def test_what_hinders_it_is_told(journal: Journal, start: Callable[[FakeBroker],
     monkeypatch.setattr(module, "delays", pauses)
     outbox = start(FakeBroker(fails=[BrokerUnavailable("no broker", remedy="start it")] * 9))
     say(journal, "1")
-    assert paused.wait(5)
+    assert paused.wait(SOON)
     outbox.stop(5)  # not after a minute
     assert outbox.problem == "no broker (start it)"
     assert len(journal.pending()) == 1
@@ -147,7 +148,7 @@ def test_an_outage_of_days_does_not_end_it(
     done = heard(broker, 1)
     start(broker)
     say(journal, "1")
-    assert done.wait(20)
+    assert done.wait(SOON)
 
 
 def test_it_stops_after_the_message_in_hand(journal: Journal, start: Callable[[FakeBroker], Outbox]) -> None:
@@ -157,12 +158,12 @@ def test_it_stops_after_the_message_in_hand(journal: Journal, start: Callable[[F
 
     def then(_: Sent) -> None:
         sending.set()
-        assert go_on.wait(5)
+        assert go_on.wait(SOON)
 
     broker.then = then
     outbox = start(broker)
     outbox.wake()
-    assert sending.wait(5)
+    assert sending.wait(SOON)
     outbox._stop.set()
     go_on.set()
     outbox.stop(5)

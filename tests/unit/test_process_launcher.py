@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from fdn_worker.launchers.process_log import Tail
 from fdn_worker.launchers.process_tree import Keeper
 from fdn_worker.launchers.shim import processes
 from fdn_worker.testing import run, spec_of, texts
+from tests.support.waiting import eventually
 
 UNTIL_GO = "until [ -e go ]; do sleep 0.02; done"
 
@@ -50,10 +50,7 @@ def keeper_of(root: Path, name: str = "a") -> Keeper:
 
 
 def wait_for(path: Path) -> str:
-    until = time.monotonic() + 20
-    while not (path.exists() and path.read_text().endswith("\n")):
-        assert time.monotonic() < until, f"{path} did not come"
-        time.sleep(0.01)
+    eventually(f"{path} comes", lambda: path.exists() and path.read_text().endswith("\n"))
     return path.read_text()
 
 
@@ -105,10 +102,7 @@ def test_the_server_ends_with_its_worker_and_is_started_anew_when_it_dies(launch
     (second,) = servers() - before
     assert second != server
     del launcher._server
-    until = time.monotonic() + 10
-    while servers() - before:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    eventually("its server ends", lambda: not servers() - before)
 
 
 def servers() -> set[int]:
@@ -134,10 +128,7 @@ def test_a_killed_keeper_is_a_vanished_run_and_its_tree_goes(launcher: ProcessLa
     with pytest.raises(RunVanished):
         launcher.follow("a", print)
     launcher.remove("a")
-    until = time.monotonic() + 5
-    while alive(child):
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    eventually("its tree goes", lambda: not alive(child))
 
 
 def test_a_daemon_of_its_own_session_ends_with_the_task(launcher: ProcessLauncher, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from fdn_worker.protections import MEMORY, PROTECTIONS, SCRIPT, Facts, besides
+from tests.support.waiting import SOON
 
 #: As a container of the worker's says it, on control groups of version 2.
 SAID = f"""CapPrm=0000000000000000
@@ -115,7 +116,7 @@ def test_swap_where_control_groups_are_of_version_1() -> None:
 def test_a_process_of_this_machine_is_not_confined() -> None:
     """The script runs under any shell, and says so of a place where nothing holds."""
     environment = {"DATA_PATH": "/nowhere", "SANDBOX_PATH": "/nowhere", "PATH": "/nowhere"}
-    done = subprocess.run(["/bin/sh", "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run(["/bin/sh", "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True, timeout=SOON)
     found = Facts(line.partition("=")[::2] for line in done.stdout.splitlines())
     assert found["looked"] == "round"
     assert {"no new privileges", "system calls filtered", "its own processes alone", "a sandbox to write in"} <= set(missing(found))

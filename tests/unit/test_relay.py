@@ -39,6 +39,7 @@ from federation.centre import Centre, Submission
 from federation.enrol import enrol, retire
 from federation.relay import Relay
 from federation.request import TaskRequest
+from tests.support.waiting import SOON
 from tests.unit.helpers import OPEN, an_event, an_id
 
 KEYS = {name: Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number, name in enumerate(("centre", "site-a", "site-b"))}
@@ -61,7 +62,7 @@ class Followed:
 
     def wait(self, count: int) -> list[Any]:
         with self.changed:
-            assert self.changed.wait_for(lambda: len(self.messages) >= count, 10), self.messages
+            assert self.changed.wait_for(lambda: len(self.messages) >= count, SOON), self.messages
             return list(self.messages)
 
 
@@ -112,9 +113,9 @@ def test_news_are_what_a_suspended_flow_may_wait_for_once_it_is_recorded(centre:
     say(centre, event(centre, submission, 1, state=State.RUNNING))
     say(centre, event(centre, submission, 2, lines=("x",)))
     say(centre, event(centre, submission, 3, listening=(Endpoint(host="h", port=1, published=1),)))
-    assert told.get(timeout=10) == ({str(submission.execution)}, "RUNNING")
+    assert told.get(timeout=SOON) == ({str(submission.execution)}, "RUNNING")
     say(centre, event(centre, submission, 4, state=State.SUCCEEDED))
-    assert told.get(timeout=10) == ({str(submission.execution)}, "SUCCEEDED")
+    assert told.get(timeout=SOON) == ({str(submission.execution)}, "SUCCEEDED")
     say(centre, event(centre, submission, 4, state=State.SUCCEEDED))
     relay.stop()
     assert told.empty()
@@ -282,7 +283,7 @@ def test_what_was_recorded_but_not_passed_on_is_passed_on_by_the_next(centre: Ce
     taken = threading.Event()
     first = connect(centre.settings.broker_url.get_secret_value())
     first.consume(INBOX, lambda _: taken.set())
-    assert taken.wait(5)
+    assert taken.wait(SOON)
     centre.records.record_events([good])
     first.close()
     second = centre.relay()

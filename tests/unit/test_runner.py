@@ -37,6 +37,7 @@ from fdn_worker.runner import Attempt
 from fdn_worker.shelves import shelve
 from fdn_worker.source import SourceCache
 from fdn_worker.transfer import Stopped, Upload
+from tests.support.waiting import SOON
 from tests.unit.helpers import MOMENT, OPEN, an_order, settings
 
 EXIT = Exit(code=0, out_of_memory=False, started=MOMENT, finished=MOMENT, usage=Usage(cpu_seconds=1.5, peak_memory=7))
@@ -73,7 +74,7 @@ class Launcher:
         for number in (1, 2):
             on_line(LogLine(f"line {number}", str(number)))
         if self.spec is not None and self.spec.ports:
-            assert self.ended.wait(20)
+            assert self.ended.wait(SOON)
         return self.exit
 
     def listening(self, name: str, ports: Mapping[int, int]) -> set[int]:

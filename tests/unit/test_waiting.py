@@ -21,6 +21,7 @@ from federation import waiting
 from federation.centre import Centre, Submission
 from federation.request import BadRequest, TaskRequest
 from federation.waiting import Fold, Followed, Watch, events
+from tests.support.waiting import SOON
 from tests.unit.helpers import OPEN, an_event, an_id, an_order
 
 ORDER = an_order()
@@ -102,7 +103,7 @@ def pass_on(centre: Centre, *said: TaskEvent | bytes) -> None:
 
 
 async def heard(centre: Centre, submission: Submission) -> list[TaskEvent]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SOON):
         return [event async for event in events(centre, submission)]
 
 
@@ -225,7 +226,7 @@ async def test_many_attempts_are_followed_on_one_queue_and_more_may_join(centre:
     order = centre.order(first.run, 1).model_copy(update={"task": "other", "run": second.run})
     said, later = history(centre, first), [an_event(order, number, state=state) for number, state in enumerate(STATES, 1)]
     found: list[TaskEvent] = []
-    async with asyncio.timeout(20), Watch(centre, first.execution) as watch:
+    async with asyncio.timeout(SOON), Watch(centre, first.execution) as watch:
         await watch.add([first])
         pass_on(centre, *said[:2])
         while len(found) < 2:
@@ -251,7 +252,7 @@ async def test_an_attempt_that_a_newer_one_fenced_off_is_not_waited_for(centre: 
 
 async def test_next_comes_back_when_time_is_up(centre: Centre) -> None:
     submission = submit(centre)
-    async with asyncio.timeout(20), Watch(centre, submission.execution) as watch:
+    async with asyncio.timeout(SOON), Watch(centre, submission.execution) as watch:
         await watch.add([submission])
         assert await watch.next(within=0.01) == []
         assert watch.open
@@ -280,7 +281,7 @@ async def test_once_computed_the_release_has_its_own_deadline(centre: Centre, as
     said = history(centre, submission)
     pass_on(centre, *said[:-1])
     found = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SOON):
         async for event in events(centre, submission):
             found.append(event)
             if event.state is State.STAGING_OUT:

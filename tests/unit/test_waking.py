@@ -13,6 +13,7 @@ from federation.centre import Centre
 from flows import waking
 from flows.waking import Waker
 from storage.records import ExecutionRow
+from tests.support.waiting import SOON
 from tests.unit.jobs import NODES, begin, says
 
 
@@ -24,7 +25,7 @@ class Told:
         self.waker = Waker(centre, self.rows.put, pause=0.01)
 
     def next(self) -> str:
-        return self.rows.get(timeout=10).id
+        return self.rows.get(timeout=SOON).id
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_absent_records_end_no_thread(centre: Centre, told: Told, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(waking, "due_among", away)
         told.waker.tell({name})
-        looked.get(timeout=10)
+        looked.get(timeout=SOON)
     told.waker.tell({name})
     assert told.next() == name
 
