@@ -186,7 +186,7 @@ def stop(session: Session) -> None:
 
     learning, row = _find(session)
     learning.want(row.id, "stop", by=_person())
-    running.stop(connection.centre(), row, f"stopped by {_person()}")
+    running.stop(connection.centre(), row.id, f"stopped by {_person()}")
     typer.echo(f"session {row.id} is stopped")
 
 

@@ -72,7 +72,7 @@ def stop_session(flow: Any, flow_run: FlowRun, state: PrefectState[Any]) -> None
     centre = connection.centre()
     for row in centre.records.learning.sessions(state="RUNNING"):
         if row.flow_run == str(flow_run.id):
-            running.stop(centre, row, "its flow run was cancelled")
+            running.stop(centre, row.id, "its flow run was cancelled")
 
 
 @flow(name="federated-learning", on_cancellation=[stop_session], persist_result=False, validate_parameters=True)
@@ -115,7 +115,7 @@ async def _run(centre: Centre, row: SessionRow) -> PrefectState[Any]:
         try:
             await _rounds(learner, shown)
         except Stopped:
-            await learner.stop("it was asked to stop")
+            await learner.stop((await learner.row()).reason or "it was asked to stop")
         except FdnError as error:
             await learner.fail(error)
             await shown.tell()

@@ -57,6 +57,9 @@ class Folding(Protocol):
     def client_states(self) -> Mapping[str, Path]:
         """Client -> what is remembered of it from now on, as a file."""
 
+    def combiner(self, client: str) -> str:
+        """Who folds that client's update; REDUCER where no combiner does."""
+
     async def take(self, arrived: Arrived) -> ModelInfo | None:
         """Count an update; what it says of itself, as far as it is known. Raises ModelRefused, and is as before."""
 
@@ -93,6 +96,9 @@ class CentreFolding:
     def client_states(self) -> Mapping[str, Path]:
         return self._kept
 
+    def combiner(self, client: str) -> str:
+        return self._assigned.get(client, REDUCER)
+
     async def take(self, arrived: Arrived) -> ModelInfo:
         return await asyncio.to_thread(self._take, arrived)
 
@@ -106,7 +112,7 @@ class CentreFolding:
             if arrived.base is not self._base:
                 check(update, arrived.base)
                 update = rebased(update, arrived.base, self._base, path.with_name("rebased.safetensors"))
-            self._rounds[self._assigned.get(arrived.client, REDUCER)].add(update)
+            self._rounds[self.combiner(arrived.client)].add(update)
             if isinstance(self._aggregator, Corrected):
                 kept = self._folder / f"{arrived.client}.state.safetensors"
                 remember(self._aggregator, self._base, self._state, self._own(arrived.client), update, kept)

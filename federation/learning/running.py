@@ -200,7 +200,7 @@ class Learner:
 
     async def stop(self, why: str) -> None:
         """End the session, and what it has at the nodes."""
-        await asyncio.to_thread(stop, self._centre, await self.row(), why)
+        await asyncio.to_thread(stop, self._centre, self.id, why)
         await self._listening.settle(why, CONFIRM_SECONDS)
 
     async def fail(self, error: FdnError) -> None:
@@ -285,11 +285,13 @@ class Learner:
             log.warning("round %d: update refused: %s", number, error, extra={"action": "update-refused"})
             await self._note(of, client, outcome="REFUSED", reason=str(error), ended=now())
             return False
-        told: dict[str, Any] = {"examples": info.examples, "metrics": dict(info.metrics)} if info else {}
+        told: dict[str, Any] = {"combiner": folding.combiner(client), "run": str(ended.submission.run)}
+        if info is not None:
+            told |= {"examples": info.examples, "metrics": dict(info.metrics)}
         if of != number:
             await self._note(of, client, reason=f"counted in round {number}", ended=now())
         outcome = "COUNTED" if of == number else "CARRIED"
-        await self._note(number, client, outcome=outcome, reason="", ended=now(), run=str(ended.submission.run), **told)
+        await self._note(number, client, outcome=outcome, reason="", ended=now(), **told)
         return True
 
     async def _too_few(self, number: int, counted: int) -> None:
@@ -341,7 +343,9 @@ class Learner:
         return phase
 
     async def _ends(self, phases: set[Phase]) -> AsyncGenerator[Ended]:
-        """As Listening gives them. Raises Stopped where a run was cancelled because somebody has stopped the session."""
+        """As Listening gives them. Raises Stopped where somebody has stopped the session, whose runs end as CANCELLED by that."""
+        if (await self.row()).wanted == "stop":
+            raise Stopped("the session was stopped")
         async with aclosing(self._listening.ends(phases, self.asked.round_timeout)) as ends:
             async for ended in ends:
                 if ended.state is State.CANCELLED and (await self.row()).wanted == "stop":
@@ -392,9 +396,10 @@ class Learner:
         await asyncio.to_thread(self._records.set_state, self.id, state, reason, None, self._flow_run or None)
 
 
-def stop(centre: Centre, row: SessionRow, why: str) -> None:
+def stop(centre: Centre, session: str, why: str) -> None:
     """End a session and what it has at the nodes, whether or not a process has it in hand."""
     records = centre.records.learning
+    row = records.find_session(session)
     for number in range(max(0, row.round - 1), row.round + 1):
         for entry in ("train", "validate") if number else ("seed",):
             centre.cancel(phase_execution(row.user, row.id, number, entry), why)

@@ -63,7 +63,9 @@ class Select(Part):
     def _what_it_needs(self) -> Select:
         needs = {"random": "share", "attributes": "attributes", "function": "function"}
         for how, key in needs.items():
-            if (getattr(self, key) is not None) != (self.how == how):
+            if self.how == how and getattr(self, key) is None:
+                raise ValueError(f"`how: {how}` needs {key}")
+            if self.how != how and getattr(self, key) is not None:
                 raise ValueError(f"{key} goes with `how: {how}`, and here it is {self.how}")
         return self
 

@@ -1,8 +1,8 @@
 """A client package for the tests of sessions: quick, since it needs nothing but Python, and as faulty as a test asks.
 
-Its model is one tensor `w` of four numbers. A client moves it half way to its own number, the one that its node's name ends with (site-3: 3.0), and says
-that it has as many examples. The setting `faults` has node -> what it does: `nan`, `fail`, `wait` (until a file named by `until` is there), `mute` (no
-file), `shape`; `in_round` limits that to one round.
+Its model is one tensor `w` of four numbers. A client moves it half way to its own number, the one that its node's name ends with (site-3: 3.0), less
+its correction where it is sent one, and says that it has as many examples. The setting `faults` has node -> round -> what is wrong with it then: `nan`,
+`shape`, `fail`, `hang`, `wait` (until the file that the setting `until` names is there) or `metrics` (of its validation).
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ node, round_ = os.environ["NODE_NAME"], settings["round"]
 own = float(node.rpartition("-")[2])
 
 
-def read(path):
+def read(path, name="w"):
     data = Path(path).read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
-    start = 8 + length + json.loads(data[8 : 8 + length])["w"]["data_offsets"][0]
+    head = json.loads(data[8 : 8 + length])
+    if name not in head:
+        return [0.0] * 4
+    start = 8 + length + head[name]["data_offsets"][0]
     return struct.unpack("<4d", data[start : start + 32])
 
 
@@ -40,22 +43,23 @@ def write(path, values, **said):
     Path(path).write_bytes(struct.pack("<Q", len(head)) + head + struct.pack(f"<{len(values)}d", *values))
 
 
-fault = settings.get("faults", {}).get(node, "") if settings.get("in_round", round_) == round_ else ""
+fault = settings.get("faults", {}).get(node, {}).get(str(round_), "")
 if command == "seed":
     write(paths[0], [0.0] * 4)
 elif command == "train":
     w = read(paths[0])
     if fault == "fail":
         sys.exit("it was to fail")
-    while fault == "wait" and not Path(settings["until"]).exists():
+    while fault == "hang" or (fault == "wait" and not Path(settings["until"]).exists()):
         time.sleep(0.05)
-    new = [float("nan") if fault == "nan" else x + (own - x) / 2 for x in w]
+    rate = settings.get("learning_rate", 1.0)
+    new = [float("nan") if fault == "nan" else x + (own - x) / 2 - rate * c for x, c in zip(w, read(paths[0], "correction/w"))]
     loss = sum((own - x) ** 2 for x in new)
     print("::metrics " + json.dumps({"step": 1, "loss": 0.0 if loss != loss else loss}), flush=True)
     write(paths[1], new[:3] if fault == "shape" else new, examples=own, steps=1, metrics={"loss": 0.0 if loss != loss else loss})
 else:
     w = read(paths[0])
-    Path(paths[1]).write_text('["nothing"]' if fault == "bad-metrics" else json.dumps({"distance": abs(own - w[0]), "examples": own}))
+    Path(paths[1]).write_text('["nothing"]' if fault == "metrics" else json.dumps({"distance": abs(own - w[0]), "examples": own}))
 """
 
 
