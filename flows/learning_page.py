@@ -102,10 +102,13 @@ def page(seen: Seen, now: datetime, *, live: bool = False) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Whole or not at all: a browser may be reading it."""
+    """Whole or not at all: a browser may be reading it. Raises SettingsError where nothing can be written."""
     half = path.with_name(f"{path.name}.part")
-    half.write_text(text, encoding="utf-8")
-    half.replace(path)
+    try:
+        half.write_text(text, encoding="utf-8")
+        half.replace(path)
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror or error}", remedy="name a file that can be written") from error
 
 
 def written(cell: Cell) -> str:
