@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Protocol
 from uuid import uuid4
 
@@ -52,6 +53,8 @@ class Heart:
 
     def __init__(self, node: Node) -> None:
         self._node, self._session, self._number = node, uuid4(), 0
+        #: Monotonic moment of the last one that the broker took; None before there was one.
+        self.sent: float | None = None
 
     def beat(self, stop: threading.Event) -> None:
         """Send them until `stop` is set."""
@@ -63,6 +66,7 @@ class Heart:
                     pack(message, self._node.signer), exchange=event_exchange(settings.node), key=BEAT_KEY,
                     message_id=message.message_id, mandatory=False, durable=False,
                 )  # fmt: skip
+                self.sent = time.monotonic()
             except FdnError as error:
                 log.warning("heartbeat %d not sent: %s", self._number, error, extra={"action": "heartbeat-missed"})
             stop.wait(settings.heartbeat)

@@ -116,10 +116,14 @@ class Decided:
 
 
 class Journal:
-    """Safe from any thread. `on_event` is called after each commit that put something into the outbox or the audit log."""
+    """Safe from any thread. `on_event` is called after each commit that put something into the outbox or the audit log.
+
+    `on_state` is told each state that an attempt came to, with its reason, after the commit.
+    """
 
     def __init__(self, path: Path, signer: Signer, on_event: Callable[[], None] = lambda: None) -> None:
         self._path, self._signer, self.on_event = path, signer, on_event
+        self.on_state: Callable[[str, State, Reason | None], None] = lambda *_: None
         self._lock, self._reading, self._syncing = threading.RLock(), threading.Lock(), threading.Lock()
         self._commits = self._synced = 0
         try:
@@ -274,6 +278,8 @@ class Journal:
                 db.execute("UPDATE holds SET listening=1 WHERE name=?", (name,))
         if state is not None or lines or listening:
             self.on_event()
+        if state is not None:
+            self.on_state(name, state, reason)
 
     def _write(
         self,

@@ -111,6 +111,11 @@ class TransferSection(_Section):
     store: str = ""
 
 
+class MetricsSection(_Section):
+    #: HOST:PORT at which Prometheus asks, in the clear; "" is nowhere.
+    listen: Annotated[str, StringConstraints(pattern=r"^$|^[^\s/@]+:\d{1,5}$")] = ""
+
+
 class SourceSection(_Section):
     #: Clone from file:// addresses as well as https://.
     allow_file: bool = False
@@ -189,6 +194,7 @@ class WorkerSettings(BaseSettings):
     transfer: TransferSection = TransferSection()
     source: SourceSection = SourceSection()
     release: ReleaseSection = ReleaseSection()
+    metrics: MetricsSection = MetricsSection()
 
     @classmethod
     def settings_customise_sources(

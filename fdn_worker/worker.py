@@ -97,6 +97,7 @@ class Worker:
         seen = settings.allowed_launchers if settings.images != "none" else ()
         self.inventory = Inventory(lambda: map(self.launcher, seen))
         self.inquiries = Inquiries(self)
+        self.heart = Heart(self)
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._intake: Subscription | None = None
@@ -146,6 +147,7 @@ class Worker:
             )  # fmt: skip
         if self.policy_file is None:
             log.warning("no policy: whatever the settings allow, they allow to everybody", extra={"action": "no-policy"})
+        self._watch()
         self.audit.start(self.settings.keys)
         self._mind_policy()
         intake.mind(self.journal, None)
@@ -153,11 +155,22 @@ class Worker:
         self.outbox.wake()
         # Before any control request comes: a cancel must find what it is to end.
         self._recover()
-        threading.Thread(target=Heart(self).beat, args=(self._stop,), name="heartbeat", daemon=True).start()
+        threading.Thread(target=self.heart.beat, args=(self._stop,), name="heartbeat", daemon=True).start()
         log.info("node %s is up", self.settings.node, extra={"action": "start"})
         while not self._stop.is_set() and self._tick():
             self._stop.wait(TICK if self.attempts else IDLE_TICK)
         self._close()
+
+    def _watch(self) -> None:
+        """Have those told who look on from outside, where the settings name any. They want packages that others do without."""
+        if listen := self.settings.metrics.listen:
+            try:
+                from fdn_worker.metrics import Metrics
+            except ModuleNotFoundError as error:
+                raise SettingsError(f"metrics.listen needs the package {error.name}", remedy="pip install 'fdn-worker[metrics]'") from error
+            metrics = Metrics(self)
+            metrics.serve(listen)
+            self.journal.on_state = metrics.state
 
     def stop(self) -> None:
         """End `run` soon; containers go on."""

@@ -43,6 +43,8 @@ class Action(StrEnum):
     #: Accounting: who used what.
     REPORTS_READ = "reports.read"
     AUDIT_READ = "audit.read"
+    #: What Prometheus asks for.
+    METRICS_READ = "metrics.read"
     #: One's own name, tokens and password.
     ACCOUNT = "account"
     USERS_MANAGE = "users.manage"
@@ -109,6 +111,7 @@ ALLOWED: Mapping[Action, Mapping[Role, Scope]] = {
         Action.MODELS_READ:        (_S, _S, _A, _A),
         Action.REPORTS_READ:       (_S, _A, _A, _A),
         Action.AUDIT_READ:         (_N, _N, _A, _A),
+        Action.METRICS_READ:       (_N, _A, _A, _A),
         Action.ACCOUNT:            (_A, _A, _A, _A),
         Action.USERS_MANAGE:       (_N, _N, _N, _A),
     }.items()

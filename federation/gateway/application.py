@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from fdn_worker import __version__
 from federation.centre import Centre
-from federation.gateway import fem_rest, health, problems, signing
+from federation.gateway import fem_rest, health, metrics, problems, signing
 from federation.gateway.gate import Gate
 from federation.gateway.limits import Limits
 from federation.gateway.services import Services
@@ -38,6 +38,7 @@ def application(centre: Centre, submitter: Submitter, settings: GatewaySettings)
     )
     app.state.services = services
     app.state.passwords = anyio.CapacityLimiter(signing.AT_ONCE)
+    app.state.metrics = metrics.Metrics(centre)
     app.state.readiness = health.Readiness(centre)
     problems.add_to(app)
     app.add_middleware(Limits, body=settings.body_limit, patience=settings.patience, secure=settings.secure)
@@ -47,7 +48,10 @@ def application(centre: Centre, submitter: Submitter, settings: GatewaySettings)
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Range", "If-Range", "If-None-Match"],
         expose_headers=["Content-Disposition", "Content-Range", "Accept-Ranges", "ETag", "Retry-After", "Location", "Link"],
     )  # fmt: skip
+    # Around those, too: what a limit refuses is counted.
+    app.add_middleware(metrics.Counted, metrics=app.state.metrics)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(signing.router)
     fem_rest.mount(app, services)
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ByteSize, Field, ValidationError
+from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fdn_worker.errors import SettingsError
@@ -59,6 +59,9 @@ class GatewaySettings(BaseSettings):
     patience: Count = 30
     #: Connections at once; further ones get 503.
     connections: Count = 2000
+
+    #: With it Prometheus may read /metrics; empty: operators and auditors alone, by tokens of their own.
+    metrics_token: SecretStr = SecretStr("")
 
     #: Prefect's UI, for links to flow runs; empty: no links.
     prefect_ui: str = ""

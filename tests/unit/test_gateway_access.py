@@ -44,6 +44,7 @@ EXPECTED = {
     "sessions.read": {"r": MINE_AND_SHARED, "o": ALL, "a": ALL, "A": ALL},
     "models.read": {"r": MINE_AND_SHARED, "o": MINE_AND_SHARED, "a": ALL, "A": ALL},
     "reports.read": {"r": MINE_AND_SHARED, "o": ALL, "a": ALL, "A": ALL},
+    "metrics.read": {"r": NONE, "o": ALL, "a": ALL, "A": ALL},
     "audit.read": {"r": NONE, "o": NONE, "a": ALL, "A": ALL},
     "account": {"r": ALL, "o": ALL, "a": ALL, "A": ALL},
     "users.manage": {"r": NONE, "o": NONE, "a": NONE, "A": ALL},
@@ -139,8 +140,8 @@ def test_downloads_at_once_are_counted_for_one_and_for_all(gate: Gate) -> None:
         pass
 
 
-#: Paths that a stranger may ask; nothing of the federation's is behind them.
-OPEN = {"/health/live", "/health/ready", "/api/v2/token"}
+#: Paths that a stranger may ask; nothing of the federation's is behind them. Metrics ask by themselves, where no token of the settings is shown.
+OPEN = {"/health/live", "/health/ready", "/api/v2/token", "/metrics"}
 
 
 def test_every_route_asks_who_is_there(centre: Centre) -> None:
