@@ -151,7 +151,7 @@ def test_a_page_is_written_whole(tmp_path: Path) -> None:
     learning_page.write(tmp_path / "page.html", "one")
     learning_page.write(tmp_path / "page.html", "two")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"page.html": "two"}
-    with pytest.raises(SettingsError, match="nowhere/page.html: No such file"):
+    with pytest.raises(SettingsError, match=r"nowhere/page\.html: No such file"):
         learning_page.write(tmp_path / "nowhere/page.html", "three")
 
 
