@@ -93,6 +93,9 @@ class _Request:
             self._begun = True
             message = {**message, "headers": self._with_own(message.get("headers", []))}
         await self._send(message)
+        if message.get("more_body"):
+            # uvicorn drops what is sent to a connection that is gone at once: without a pause nobody would come to notice.
+            await asyncio.sleep(0)
 
     async def answer(self) -> None:
         """Tell why it was cut off, and close the connection: the rest of the body is not wanted."""
