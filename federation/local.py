@@ -23,7 +23,7 @@ from federation.presence import presence
 from federation.settings import CentreSettings
 
 #: Seconds for a worker to be heard, and to end.
-START_SECONDS, STOP_SECONDS = 30.0, 10.0
+START_SECONDS, STOP_SECONDS = 120.0, 30.0
 
 
 @dataclass

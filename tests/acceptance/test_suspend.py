@@ -21,7 +21,7 @@ from fdn_worker.protocol import Reason
 from flows import connection, suspending
 from flows.execute_tool import execute_tool
 from flows.server import prefect_server
-from tests.support.prefect_pool import NODES, START, Pool, automation, pool, resident
+from tests.support.prefect_pool import NODES, Pool, automation, pool, resident
 from tests.support.rig import eventually
 
 from .conftest import SEED
@@ -103,7 +103,7 @@ def test_what_a_new_attempt_may_mend_resumes_it(waits: Pool) -> None:
     run = suspended(waits, retries=1)
     broken = Reason(code="launcher-unavailable", fault=Fault.INFRASTRUCTURE, message="Docker does not answer")
     waits.gates.open("n2", end=broken)
-    eventually("the second attempt is ordered", lambda: 2 in {order.attempt for order in waits.nodes.orders}, START)
+    eventually("the second attempt is ordered", lambda: 2 in {order.attempt for order in waits.nodes.orders})
     waits.gates.open(*NODES)
     waits.reach(run, "Succeeded")
     attempts = [len(waits.centre.records.attempts_of(row.id)) for row in waits.centre.records.runs_of(waits.execution(run).id)]

@@ -23,8 +23,9 @@ from federation.inquiry import ask
 from storage.keys import attempt_key
 from tests.conftest import Services
 from tests.support.proxy import Proxy
-from tests.support.rig import Rig, eventually
+from tests.support.rig import Rig
 from tests.support.services import real_rig
+from tests.support.waiting import SOON, eventually
 
 SECRET = f"secret{secrets.token_hex(16)}"
 #: The secret in a log line, in a table, in a file's name, and at the end of a file that goes up in parts.
@@ -111,7 +112,7 @@ def test_nothing_leaves_before_a_person_has_spoken_nor_after_a_denial(watched: W
     assert SECRET.encode() in (rig.folder(submission) / "sandbox/table.csv").read_bytes(), "it is there to be seen"
     watched.wait_for_heartbeats()
     for about in ("health", "images"):
-        assert asyncio.run(ask(rig.centre, (watched.node,), about)), "the node answers"
+        assert asyncio.run(ask(rig.centre, (watched.node,), about, seconds=SOON)), "the node answers"
     assert rig.centre.attempt(submission.run, 1).state is State.AWAITING_RELEASE
     assert watched.seen() == []
     # A restarted worker does not hurry anything out.

@@ -544,12 +544,17 @@ def test_an_image_that_a_container_has_or_that_is_wanted_now_stays(
         api.remove_container(container)
         api.close()
 
+    meanwhile: list[threading.Thread] = []
+
     def used_meanwhile(_: str) -> bool:
-        threading.Timer(0.0, launcher.prepare, (registry.image, None)).start()
+        meanwhile.append(threading.Thread(target=launcher.prepare, args=(registry.image, None)))
+        meanwhile[-1].start()
         return False
 
     # Whoever asked for it before it went has it; after that it is pulled again.
     launcher.collect(0, used_meanwhile)
+    for thread in meanwhile:
+        thread.join(SOON)
     assert launcher.prepare(registry.image, None) is not None
     assert launcher.collect(0, lambda _: False) == 0
 

@@ -21,8 +21,9 @@ from federation.inquiry import ask
 from federation.local import LocalFederation
 from federation.presence import presence
 from tests.conftest import Services
-from tests.support.rig import Rig, eventually, rig
+from tests.support.rig import Rig, rig
 from tests.support.services import real_rig
+from tests.support.waiting import SOON, eventually
 from tests.unit.helpers import an_order
 
 
@@ -38,7 +39,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 
 def asked(house: Rig, node: str, about: str, **fields: Any) -> Answer:
-    return asyncio.run(ask(house.centre, (node,), about, **fields))[node]
+    return asyncio.run(ask(house.centre, (node,), about, seconds=SOON, **fields))[node]
 
 
 def planned(house: Rig, node: str, *orders: TaskOrder) -> Answer:

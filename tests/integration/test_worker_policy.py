@@ -18,7 +18,8 @@ from fdn_worker.protocol.names import command_queue
 from federation.inquiry import ask
 from federation.local import LocalFederation
 from tests.support.policies import DATASETS, a_policy, an_asking, answer, put_policy
-from tests.support.rig import Rig, eventually, name_of, rig
+from tests.support.rig import Rig, name_of, rig
+from tests.support.waiting import SOON, eventually
 from tests.unit.helpers import an_order
 from tests.unit.test_policy_judge import a_rule
 
@@ -49,7 +50,7 @@ def policy_of_ada(house: Rig) -> None:
 
 
 def plan(house: Rig, order: TaskOrder) -> OrderPlan:
-    return asyncio.run(ask(house.centre, ("site",), "plan", orders={"site": (order,)}))["site"].plans[0]
+    return asyncio.run(ask(house.centre, ("site",), "plan", seconds=SOON, orders={"site": (order,)}))["site"].plans[0]
 
 
 def decision(house: Rig, name: str) -> tuple[str, str | None, str] | None:
@@ -117,7 +118,7 @@ def test_a_broken_file_refuses_everything_and_is_a_problem_until_it_is_mended(ho
     path.write_text(ADA.replace("users", "user"))
 
     def problems() -> tuple[str, ...]:
-        health = asyncio.run(ask(house.centre, ("site",), "health"))["site"].health
+        health = asyncio.run(ask(house.centre, ("site",), "health", seconds=SOON))["site"].health
         assert health is not None
         return health.problems
 

@@ -29,8 +29,6 @@ from tests.support.waiting import SOON, eventually
 
 NODES = ("n1", "n2", "n3")
 TOOL = "name: nothing\ntasks:\n  - id: main\n    timeout: 600\n    command: {base: ['true']}\n"
-#: Seconds for Prefect's worker to find a run and start its process.
-START = 60.0
 
 
 class Gates:
@@ -120,7 +118,7 @@ class Pool:
     def flow_run(self, run: FlowRun) -> FlowRun:
         return self.client.read_flow_run(run.id)
 
-    def reach(self, run: FlowRun, *names: str, seconds: float = START) -> FlowRun:
+    def reach(self, run: FlowRun, *names: str, seconds: float = SOON) -> FlowRun:
         """Wait until the flow run's state bears one of these names."""
 
         def there() -> FlowRun | None:
@@ -137,7 +135,7 @@ class Pool:
     def states(self, run: FlowRun) -> list[str]:
         return [row.state for row in self.centre.records.runs_of(str(execution_id("", str(run.id))))]
 
-    def all_are(self, run: FlowRun, *states: str, seconds: float = START) -> None:
+    def all_are(self, run: FlowRun, *states: str, seconds: float = SOON) -> None:
         """Wait until the runs at all nodes are in one of these states."""
         eventually(f"all {states}", lambda: len(found := self.states(run)) == len(NODES) and set(found) <= set(states), seconds)
 
