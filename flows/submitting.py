@@ -51,7 +51,7 @@ class FlowSubmitter:
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway-flows", daemon=True)
-        #: Execution -> its flow run in this process.
+        #: Execution -> its flow run in this process. The loop's thread alone changes it.
         self._here: dict[str, asyncio.Task[None]] = {}
 
     def take_up(self) -> int:
@@ -70,8 +70,7 @@ class FlowSubmitter:
             self._begin(row, again=False)
 
     def cancel(self, row: ExecutionRow, why: str) -> None:
-        with self._lock:
-            here = self._here.get(row.id)
+        here = self._here.get(row.id)
         if here is not None:
             self._centre.records.audit.write("cancelled", execution=row.id, why=why)
             self._loop.call_soon_threadsafe(here.cancel)
@@ -79,9 +78,7 @@ class FlowSubmitter:
             self._centre.cancel(UUID(row.id), why)
 
     def retry(self, row: ExecutionRow) -> None:
-        with self._lock:
-            going_on = row.state == OPEN or row.id in self._here
-        if going_on:
+        if row.state == OPEN or row.id in self._here:
             raise BadRequest(f"execution {row.id} is still going on", code="still-running", remedy="cancel it, or wait for its end")
         if row.document is None:
             raise BadRequest(f"execution {row.id} is a single task's", remedy="retry its flow run in Prefect")
@@ -101,6 +98,7 @@ class FlowSubmitter:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+        self._loop.close()
 
     # Of a deployment
 
@@ -137,42 +135,38 @@ class FlowSubmitter:
 
     def _begin(self, row: ExecutionRow, *, again: bool) -> None:
         with self._lock:
-            if row.id in self._here:
-                return
             if not self._thread.is_alive():
                 self._thread.start()
-            ready = asyncio.run_coroutine_threadsafe(self._task(row, again), self._loop)
-            self._here[row.id] = ready.result()
+        asyncio.run_coroutine_threadsafe(self._one_task(row, again), self._loop).result()
 
-    async def _task(self, row: ExecutionRow, again: bool) -> asyncio.Task[None]:
-        return asyncio.create_task(self._run(row, again), name=f"execution {row.id}")
+    async def _one_task(self, row: ExecutionRow, again: bool) -> None:
+        if row.id not in self._here:
+            self._here[row.id] = asyncio.create_task(self._run(row, again), name=f"execution {row.id}")
 
     async def _run(self, row: ExecutionRow, again: bool) -> None:
-        said = "its flow run ended before it did"
+        said, end = "its flow run ended before it did", "FAILED"
         by_hand.set(again)
         try:
             with tags(*_tags(row)):
                 state: State[Any] = await execute_tool(**_parameters(row), return_state=True)
             said = state.message or said
         except asyncio.CancelledError:
-            said = "cancelled before anything was sent"
+            said, end = "cancelled", "CANCELLED"
         except (RuntimeError, httpx.HTTPError) as error:
             # No server of Prefect's, not even one of this process.
             log.error("execution %s: %s", row.id, error, extra={"action": "flow-failed"})
             said = f"no flow run could be started: {error}"
-        finally:
-            with self._lock:
-                self._here.pop(row.id, None)
-        await asyncio.shield(asyncio.to_thread(self._settled, row.id, said))
+        await asyncio.to_thread(self._settled, row.id, end, said)
+        del self._here[row.id]
 
-    def _settled(self, execution: str, said: str) -> None:
-        """Nobody will close what its flow run left open."""
+    def _settled(self, execution: str, end: str, said: str) -> None:
+        """Nobody else will close what its flow run left open."""
         try:
             row = self._centre.records.execution(execution)
             if row is None or row.state != OPEN:
                 return
-            asked = self._centre.cancel(UUID(execution), said)
-            self._centre.records.close_execution(execution, "FAILED" if asked else "CANCELLED", said)
+            self._centre.cancel(UUID(execution), said)
+            self._centre.records.close_execution(execution, end, said)
         except FdnError as error:
             log.error("execution %s stays open: %s", execution, error, extra={"action": "flow-failed"})
 

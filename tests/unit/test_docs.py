@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from pydantic import BaseModel, ByteSize
+from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic_core import PydanticUndefined
 
 import fdn_worker.cli
@@ -24,6 +24,7 @@ from fdn_worker.release.rules import Rule
 from fdn_worker.release.tables import CsvOptions
 from fdn_worker.release.texts import TextOptions
 from fdn_worker.settings import WorkerSettings
+from federation.gateway.settings import GatewaySettings
 from federation.settings import CentreSettings
 from flows import exit_codes
 from storage.schema import metadata
@@ -41,6 +42,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "### [launchers.docker]": DockerOptions,
     "### [launchers.process]": ProcessOptions,
     "## The centre: fem.toml": CentreSettings,
+    "## The gateway: [serve]": GatewaySettings,
 }
 #: The same of release.md.
 RELEASE: dict[str, type[BaseModel]] = {"## A rule": Rule, "### Check csv": CsvOptions, "### Check text": TextOptions}
@@ -96,6 +98,8 @@ def written(default: Any) -> str:
         return "required"
     if default is None:
         return "none"
+    if isinstance(default, SecretStr):
+        return f"`{json.dumps(default.get_secret_value())}`"
     if isinstance(default, ByteSize):
         return f"`{default.human_readable().replace('.0', '')}`"
     if isinstance(default, Path):
@@ -124,7 +128,7 @@ def test_settings_names_every_variable() -> None:
         ROOT / "deployments/prefect/federation.yaml",
     ]
     read = {name for path in code for name in re.findall(r"\b(?:FEM|FDN)_[A-Z_]*[A-Z]\b", path.read_text())}
-    by_model = {f"FEM_{name.upper()}" for name in CentreSettings.model_fields} | {
+    by_model = {f"FEM_{name.upper()}" for name in CentreSettings.model_fields} | {f"FEM_SERVE_{name.upper()}" for name in GatewaySettings.model_fields} | {
         f"FDN_{name.replace('.', '__').upper()}" for name, _ in keys(WorkerSettings)
     }
     assert read - by_model <= told
