@@ -194,7 +194,8 @@ def _run(asked: SessionConfiguration, begin: Callable[[SessionConfiguration], Se
     """Begin a session, or go on with one, and run it in this process."""
     import os
 
-    from flows import exit_codes
+    from fdn_worker.errors import FdnError
+    from flows import connection, exit_codes
     from flows.cli_tool_run import _quiet_prefect
 
     _quiet_prefect(os.environ)
@@ -206,7 +207,13 @@ def _run(asked: SessionConfiguration, begin: Callable[[SessionConfiguration], Se
     with nodes_of(asked) as here:
         row = begin(here)
         console.print(f"session {row.id}")
-        result = run_session(row, console)
+        try:
+            result = run_session(row, console)
+        except FdnError as error:
+            if connection.centre().records.learning.find_session(row.id).state != "FAILED":
+                raise
+            typer.echo(f"fem: {error}", err=True)
+            raise typer.Exit(exit_codes.FAILED) from error
     if json:
         typer.echo(result.model_dump_json(indent=2))
     else:

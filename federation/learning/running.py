@@ -397,9 +397,12 @@ class Learner:
 
 
 def stop(centre: Centre, session: str, why: str) -> None:
-    """End a session and what it has at the nodes, whether or not a process has it in hand."""
+    """End a session and what it has at the nodes, whether or not a process has it in hand; one that has it sees that it is not wanted any more."""
     records = centre.records.learning
     row = records.find_session(session)
+    if row.state in ENDED:
+        return
+    records.want(row.id, "stop", by=why)
     for number in range(max(0, row.round - 1), row.round + 1):
         for entry in ("train", "validate") if number else ("seed",):
             centre.cancel(phase_execution(row.user, row.id, number, entry), why)

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
 
 from fdn_worker.protocol.names import run_id
 from federation.centre import Centre
@@ -25,6 +27,8 @@ from federation.learning.running import Learner, RoundFailed, Stopped
 from federation.learning.selection import TooFewClients
 from federation.learning.trail import Trail
 from federation.local import LocalFederation
+from flows import connection
+from flows.federated_learning import stop_session
 from storage.learning import SessionRow
 from tests.support.dying_learner import run
 from tests.support.learning import a_session, step, value
@@ -212,6 +216,27 @@ async def test_pause_continue_and_stop(centre: Centre, begin: Callable[..., Sess
     (seed, made) = sorted(learning.models(again.id), key=lambda row: row.round)
     assert [row.id for row in learning.ancestors(made.id)][:2] == [seed.id, opening.latest_model(learning, session).id]
     assert model(centre, again, 1, tmp_path) == pytest.approx(step(step(0, [1, 2, 3]), [1, 2, 3]), abs=1e-12)
+
+
+async def test_the_hook_of_a_cancelled_flow_run_stops_its_session(
+    centre: Centre, federation: LocalFederation, begin: Callable[..., SessionRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another process than the flow's, here one that has opened a centre of its own."""
+    session, flow_run = begin(settings={"faults": {"site-3": {"1": "hang"}}}), uuid4()
+    execution = phase_execution("ada", session.id, 1, "train")
+    for name, text in federation.environment().items():
+        monkeypatch.setenv(name, text)
+    async with Learner(centre, session, flow_run=str(flow_run)) as learner:
+        training = asyncio.create_task(learner.train(1))
+        await asyncio.to_thread(until, lambda: centre.records.runs_of(str(execution)))
+        try:
+            await asyncio.to_thread(stop_session, None, FlowRun(id=flow_run, flow_id=uuid4()), None)  # type: ignore[arg-type]
+        finally:
+            connection.close()
+        with pytest.raises(Stopped):
+            await training
+    stopped = centre.records.learning.find_session(session.id)
+    assert (stopped.state, stopped.reason) == ("STOPPED", "its flow run was cancelled")
 
 
 async def test_a_tree_of_combiners_at_the_centre_gives_the_flat_mean(
