@@ -283,7 +283,7 @@ def cancel_run(request: Request, who: Bearer, execution: str) -> shapes.Cancelle
 # Data
 
 
-@router.get("/data/list_files")
+@router.get("/data/list_files", response_model_exclude_none=True)
 def list_files(
     request: Request, who: Bearer, execution_id: str, path: str = "", nodes: Several = [],  # noqa: B006
 ) -> dict[str, shapes.NodeFiles] | shapes.NothingYet:  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
 
 from fdn_worker.errors import BrokerUnavailable, Fault, StoreUnavailable
 from fdn_worker.protocol import Heartbeat, Manifest, ManifestFile, Reason, Report, Signer, State, now, pack
@@ -487,3 +489,34 @@ async def test_a_broker_that_is_down(centre: Centre, anna: httpx.AsyncClient, mo
     monkeypatch.setattr(centre.broker, "declare", down)
     assert await refused(anna, 503, "hosts/health?nodes=SITE_A") == "the broker cannot be reached (try again in a moment)"
     assert len(await told(anna, "hosts")) == 2
+
+
+# The reference
+
+
+def reference() -> str:
+    return (ROOT / "docs/reference/fem-rest.md").read_text()
+
+
+def test_the_reference_lists_every_endpoint() -> None:
+    listed = set(re.findall(r"`((?:GET|POST) /[^`]*)`", reference().partition("\n## ")[0]))
+    routes = [route for route in fem_rest.router.routes if isinstance(route, APIRoute) and route.include_in_schema]
+    served = {f"{method} {re.sub(r'_?}|:path}', '}', route.path)}" for route in routes for method in route.methods}
+    assert listed == served
+
+
+def test_its_examples_are_what_is_answered() -> None:
+    """Each has all fields of the endpoint's answer, and no others."""
+    examples = re.findall(r"^```json (GET|POST) (\S+)\n(.*?)^```$", reference(), re.MULTILINE | re.DOTALL)
+    assert len(examples) >= 10
+    for method, path, text in examples:
+        (route,) = [
+            route for route in fem_rest.router.routes
+            if isinstance(route, APIRoute) and method in route.methods and re.sub(r"_?}|:path}", "}", route.path) == path
+        ]  # fmt: skip
+        answer = TypeAdapter[Any](route.response_model)
+        example = json.loads(text)
+        dumped = answer.dump_python(
+            answer.validate_python(example), mode="json", by_alias=True, exclude_none=route.response_model_exclude_none
+        )
+        assert dumped == example, path
