@@ -43,6 +43,8 @@ def run(centre: Centre, settings: GatewaySettings) -> None:
     app = application(centre, submitter, settings)
     if centre.settings.embedded and (password := first_administrator(centre.records.gateway)):
         typer.echo(f"first start: sign in as administrator with the password {password}, which is shown this once", err=True)
+    elif not settings.oidc_issuer and not centre.records.gateway.users():
+        typer.echo("nobody can sign in yet: `fem users add NAME --role administrator`", err=True)
     centre.ensure_relay()
     submitter.take_up()
     address, port = socket.getsockname()[:2]

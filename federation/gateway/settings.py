@@ -101,8 +101,11 @@ def over_tls(address: str) -> bool:
 def load_settings(**given: Any) -> GatewaySettings:
     """The file's table and the environment; what is `given` (by the command line) goes before both."""
     path, data = read_file()
+    table = data.get("serve", {})
+    if not isinstance(table, dict):
+        raise SettingsError(f"{path}, serve: {table!r} is no table", remedy="write [serve], and a key in each line below")
     try:
-        found = GatewaySettings(**data.get("serve", {}))
+        found = GatewaySettings(**table)
         return found.model_copy(update=given)
     except ValidationError as error:
         known = ", ".join(GatewaySettings.model_fields)
