@@ -16,7 +16,7 @@ export DO_NOT_TRACK := 1
 SECONDS ?= 1200
 SEED ?=
 
-.PHONY: setup demo test lint types imports wheel bench faults services services-down
+.PHONY: setup demo test lint types imports wheel bench faults flower services services-down
 .DELETE_ON_ERROR:
 
 setup: .venv/with-dev
@@ -27,6 +27,16 @@ demo: .venv/with-demo
 
 test: .venv/with-dev
 	CI=true $(SERVICES) with -- $(BIN)/pytest $(ARGS)
+
+# A Flower app as a tool, at three nodes of this machine; flwr has an environment of its own.
+flower: .venv/with-demo .cache/flower/with-1.42.0
+	@$(SERVICES) prefect-seed
+	$(BIN)/python -m examples.flower .cache/flower
+
+.cache/flower/with-%:
+	$(PYTHON) -m venv --clear .cache/flower
+	.cache/flower/bin/python -m pip install --quiet --disable-pip-version-check flwr==$* numpy
+	touch $@
 
 bench: .venv/with-dev
 	$(SERVICES) with -- $(BIN)/python -m benchmarks
