@@ -74,6 +74,7 @@ class Site(Protocol):
     def launcher(self, name: str) -> Launcher: ...
     def end(self, attempt: Attempt, why: str) -> None: ...
     def slot(self) -> AbstractContextManager[None]: ...
+    def uploading(self, order: TaskOrder) -> AbstractContextManager[None]: ...
 
 
 @dataclass(eq=False)
@@ -336,7 +337,8 @@ def _stage_out(attempt: Attempt, site: Site, leaving: Leaving) -> None:
     uploads = [Upload(file.path, folder.listed(file.path), file.size) for file in files]
     uploads.append(Upload(MANIFEST_PATH, sealed, sealed.stat().st_size))
     try:
-        site.transfers.put_files(order, uploads, _unless_ended(attempt, state))
+        with site.uploading(order):
+            site.transfers.put_files(order, uploads, _unless_ended(attempt, state))
         report = report.model_copy(update={"manifest_sha256": describe(sealed, MANIFEST_PATH).sha256})
     except FdnError as error:
         state, reason = _outcome(error)

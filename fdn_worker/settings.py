@@ -38,6 +38,10 @@ DEFAULT_PATH = Path("/etc/fdn-worker/fdn-worker.toml")
 MIB = 1024**2
 
 
+#: A collector of traces.
+Endpoint = Annotated[str, StringConstraints(pattern=r"^$|^https?://[^\s@]+$")]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,6 +118,11 @@ class TransferSection(_Section):
 class MetricsSection(_Section):
     #: HOST:PORT at which Prometheus asks, in the clear; "" is nowhere.
     listen: Annotated[str, StringConstraints(pattern=r"^$|^[^\s/@]+:\d{1,5}$")] = ""
+
+
+class TracingSection(_Section):
+    #: Base address of OTLP over HTTP, such as http://127.0.0.1:4318; "" traces nothing.
+    endpoint: Endpoint = ""
 
 
 class SourceSection(_Section):
@@ -195,6 +204,7 @@ class WorkerSettings(BaseSettings):
     source: SourceSection = SourceSection()
     release: ReleaseSection = ReleaseSection()
     metrics: MetricsSection = MetricsSection()
+    tracing: TracingSection = TracingSection()
 
     @classmethod
     def settings_customise_sources(

@@ -33,6 +33,7 @@ from fdn_worker.inquiries import Inquiries
 from fdn_worker.inventory import Inventory
 from fdn_worker.journal import Journal
 from fdn_worker.launchers import Launcher
+from fdn_worker.onlookers import Onlookers
 from fdn_worker.outbox import Outbox
 from fdn_worker.policy.document import Policy
 from fdn_worker.protocol import (
@@ -98,6 +99,7 @@ class Worker:
         self.inventory = Inventory(lambda: map(self.launcher, seen))
         self.inquiries = Inquiries(self)
         self.heart = Heart(self)
+        self.onlookers = Onlookers(self)
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._intake: Subscription | None = None
@@ -133,6 +135,10 @@ class Worker:
         """Have an attempt stopped; `why` is a key of runner.STOPS."""
         self.attempts.end(attempt, why)
 
+    def uploading(self, order: TaskOrder) -> AbstractContextManager[None]:
+        """Inside, an attempt's files are on their way."""
+        return self.onlookers.uploading(order)
+
     # Life
 
     def run(self) -> None:
@@ -147,7 +153,7 @@ class Worker:
             )  # fmt: skip
         if self.policy_file is None:
             log.warning("no policy: whatever the settings allow, they allow to everybody", extra={"action": "no-policy"})
-        self._watch()
+        self.onlookers.start()
         self.audit.start(self.settings.keys)
         self._mind_policy()
         intake.mind(self.journal, None)
@@ -160,17 +166,6 @@ class Worker:
         while not self._stop.is_set() and self._tick():
             self._stop.wait(TICK if self.attempts else IDLE_TICK)
         self._close()
-
-    def _watch(self) -> None:
-        """Have those told who look on from outside, where the settings name any. They want packages that others do without."""
-        if listen := self.settings.metrics.listen:
-            try:
-                from fdn_worker.metrics import Metrics
-            except ModuleNotFoundError as error:
-                raise SettingsError(f"metrics.listen needs the package {error.name}", remedy="pip install 'fdn-worker[metrics]'") from error
-            metrics = Metrics(self)
-            metrics.serve(listen)
-            self.journal.on_state = metrics.state
 
     def stop(self) -> None:
         """End `run` soon; containers go on."""
@@ -186,6 +181,7 @@ class Worker:
         self.outbox.stop(timeout=5.0)
         self._end_audit()
         self.transfers.close()
+        self.onlookers.close()
         self.broker.close()
         log.info("node %s is down; %d attempts go on", self.settings.node, len(self.attempts), extra={"action": "stop"})
 

@@ -26,6 +26,7 @@ from federation.relay import Relay
 from federation.request import BadRequest, TaskRequest
 from federation.settings import CentreSettings
 from federation.shipping import ship
+from federation.tracing import Traces
 from storage.keys import input_key
 from storage.objects import ObjectStore, open_store
 from storage.records import AttemptRow, Records
@@ -65,6 +66,7 @@ class Centre:
 
     def __init__(self, settings: CentreSettings, broker: Broker, store: ObjectStore, records: Records, signer: Signer) -> None:
         self.settings, self.broker, self.store, self.records, self.signer = settings, broker, store, records, signer
+        self.traces = Traces(settings.trace_endpoint)
         self._relay: Relay | None = None
         self._lanes = Lanes("centre-lane")
         self._lock = threading.Lock()
@@ -103,6 +105,7 @@ class Centre:
             self._relay.stop()
             self._relay = None
         self.broker.close()
+        self.traces.close()
         self.store.close()
         self.records.close()
 
@@ -151,7 +154,7 @@ class Centre:
     def _first(self, request: TaskRequest, key: str, execution: UUID, run: UUID, flow_run: str) -> None:
         order = self.check(request, key)
         files = {item.name: item for item in order.inputs}
-        stored: list[str] = []
+        begin, stored = now(), list[str]()
         try:
             for name, path in request.files().items():
                 item = files[name]
@@ -168,10 +171,14 @@ class Centre:
                 self.store.delete(stored)
             raise
         self._write(order)
+        self.traces.staged([order], begin)
 
     def made_ready(self, orders: Sequence[TaskOrder], *, always: bool = False) -> list[TaskOrder]:
-        """The orders with their time for the release; those for nodes that reach no Git server (or all, with `always`) with their source in the store."""
-        timed = [order.model_copy(update={"release_within": self.settings.release}) for order in orders]
+        """The orders with their time for the release, and their trace.
+
+        Those for nodes that reach no Git server (or all, with `always`) have their source in the store.
+        """
+        timed = [order.model_copy(update={"release_within": self.settings.release, "trace": self.traces.of(order.run)}) for order in orders]
         return ship(timed, self.records, self.store, always=always, allow_file=self.settings.source_allow_file)
 
     def _record(self, request: TaskRequest, key: str, execution: UUID, run: UUID, flow_run: str) -> None:
@@ -217,8 +224,9 @@ class Centre:
         row = self.attempt(submission.run, submission.attempt)
         if row.dispatched is not None or State(row.state).terminal:
             return False
-        message_id = f"{submission.run}.{submission.attempt}"
+        begin, message_id = now(), f"{submission.run}.{submission.attempt}"
         self.broker.publish(row.order_body, key=command_queue(submission.node), message_id=message_id)
+        self.traces.dispatched(row.order_body, begin)
         self.records.mark_dispatched(str(submission.run), submission.attempt, now())
         return True
 
@@ -230,8 +238,9 @@ class Centre:
         sent: list[tuple[str, int]] = []
 
         def send(pair: tuple[Submission, AttemptRow]) -> None:
-            one, row = pair
+            (one, row), begin = pair, now()
             self.broker.publish(row.order_body, key=command_queue(one.node), message_id=f"{one.run}.{one.attempt}")
+            self.traces.dispatched(row.order_body, begin)
             sent.append((row.run, row.attempt))
 
         try:

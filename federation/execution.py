@@ -23,7 +23,7 @@ from federation.catalogue.source import pinned
 from federation.catalogue.tool import Tool
 from federation.centre import RETRIED, Centre, Submission, described
 from federation.presence import presence
-from federation.results import TaskResult, describe
+from federation.results import TaskResult, describe, traced
 from federation.tool_request import ToolRequest
 from federation.verdict import Tally, Verdict, judge
 from storage.records import NewAttempt
@@ -215,9 +215,11 @@ def _first_attempts(centre: Centre, job: Job, role: Role, servers: tuple[Server,
         with path.open("rb") as source:
             centre.store.put(files[name].where, source, files[name].size)
     orders = [asked[node].order(job.execution, run_id(job.execution, role.task, node), 1, tuple(files.values()), issued) for node in nodes]
+    ready = centre.made_ready(orders)
     centre.records.add_attempts(
-        [NewAttempt(str(order.run), 1, pack(order, centre.signer), order.issued, order.deadline) for order in centre.made_ready(orders)]
+        [NewAttempt(str(order.run), 1, pack(order, centre.signer), order.issued, order.deadline) for order in ready]
     )
+    centre.traces.staged(ready, issued)
 
 
 def never_started(centre: Centre, job: Job, role: Role, why: str) -> None:
@@ -233,6 +235,7 @@ def stage_out(centre: Centre, job: Job, role: Role) -> list[TaskResult]:
     found: dict[str, TaskResult] = {}
 
     def check(one: Submission) -> None:
+        begin = now()
         try:
             found[one.node] = describe(centre, one)
         except FdnError as error:
@@ -243,6 +246,7 @@ def stage_out(centre: Centre, job: Job, role: Role) -> list[TaskResult]:
             found[one.node] = TaskResult(
                 execution=job.execution, run=one.run, task=role.task, node=one.node, attempt=one.attempt, state=State.FAILED, reason=reason
             )
+        traced(centre, one, found[one.node].state, begin)
 
     runs = centre.records.current_attempts(str(job.execution), role.task)
     centre.side_by_side([Submission(job.execution, UUID(run.id), role.task, run.node, row.attempt) for run, row in runs], check)

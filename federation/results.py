@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from fdn_worker.errors import Fault, FdnError, MessageError, StoreUnavailable
-from fdn_worker.protocol import Manifest, Reason, Report, State, TaskEvent, decode
+from fdn_worker.protocol import Manifest, Reason, Report, State, TaskEvent, decode, now
 from fdn_worker.protocol.base import check_relative_path
 from fdn_worker.protocol.manifest import MANIFEST_PATH, OUTPUTS
 from federation.centre import Centre, Submission
@@ -105,10 +105,19 @@ class TaskResult(BaseModel):
 
 def stage_out(centre: Centre, submission: Submission) -> TaskResult:
     """Check what an ended attempt left, and close the record. A difference is an error, never silence."""
+    begin = now()
     result = describe(centre, submission)
     if result.state.terminal:
         centre.records.close_execution(str(submission.execution), result.state)
+        traced(centre, submission, result.state, begin)
     return result
+
+
+def traced(centre: Centre, submission: Submission, state: State, begin: datetime) -> None:
+    """Have the run's trace tell that it is over; its stage-out began at `begin`."""
+    if centre.traces.on and submission.attempt and state.terminal:
+        order = centre.order(submission.run, submission.attempt)
+        centre.traces.closed(order, begin, state, centre.attempt(submission.run, 1).issued)
 
 
 def describe(centre: Centre, submission: Submission) -> TaskResult:

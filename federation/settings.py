@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fdn_worker.errors import SettingsError
@@ -51,6 +51,8 @@ class CentreSettings(BaseSettings):
     source_allow_file: bool = False
     #: Seconds that a cancel may take before a run that is past its deadline counts as lost.
     patience: float = 30.0
+    #: Where spans of OpenTelemetry go, the base address of OTLP over HTTP such as http://127.0.0.1:4318; empty: none are made.
+    trace_endpoint: Annotated[str, StringConstraints(pattern=r"^$|^https?://[^\s@]+$")] = ""
     #: Seconds after the execution's deadline by which outputs must have left their site.
     release: Annotated[float, Field(ge=0)] = 7 * 24 * 3600.0
 

@@ -19,6 +19,8 @@ PLACES = ("DATA_PATH", "SANDBOX_PATH", "INPUT_PATH", "SOURCE_PATH", "NODE_NAME",
 PORT_VARIABLE = "PORT_"
 
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+#: W3C's traceparent.
+TRACE_PATTERN = r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 COMMIT_PATTERN = r"^[0-9a-f]{40}([0-9a-f]{24})?$"
 #: No engine may take it for an option.
@@ -195,6 +197,8 @@ class TaskOrder(Message):
     release_within: Annotated[float, Field(ge=0)] | None = None
     #: Of the image's digest, for a site that asks whose image it is.
     image_signature: ImageSignature | None = None
+    #: Where a node that traces is to put its spans.
+    trace: Annotated[str, StringConstraints(pattern=TRACE_PATTERN)] | None = None
 
     @model_validator(mode="after")
     def _derived(self) -> TaskOrder:

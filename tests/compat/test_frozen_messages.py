@@ -98,6 +98,7 @@ def test_values_of_samples_of_1_1() -> None:
     assert order.image_digest is not None
     assert order.image_signature is not None
     assert vouches(RING.keys["sample"], order.image_digest, order.image_signature)
+    assert order.trace == f"00-{UUID(RUN).hex}-572e76e3e1264e47-01"
     event, _ = unpack((HERE / "v1.1/task-event.json").read_bytes(), RING)
     assert isinstance(event, TaskEvent)
     assert event.listening == (Endpoint(port=8080, host="site-a.example", published=20000),)
