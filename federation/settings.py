@@ -18,7 +18,22 @@ def default_home() -> Path:
     return Path(os.environ.get("FEM_HOME") or Path.home() / ".fem").absolute()
 
 
-class CentreSettings(BaseSettings):
+class EnvironmentFirst(BaseSettings):
+    """Settings of a file, overridden by the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+
+class CentreSettings(EnvironmentFirst):
     """Where broker, store and records are, and how the centre signs. An address left out is the embedded one in `home`."""
 
     model_config = SettingsConfigDict(env_prefix="FEM_", extra="forbid", frozen=True)
@@ -55,17 +70,6 @@ class CentreSettings(BaseSettings):
     trace_endpoint: Annotated[str, StringConstraints(pattern=r"^$|^https?://[^\s@]+$")] = ""
     #: Seconds after the execution's deadline by which outputs must have left their site.
     release: Annotated[float, Field(ge=0)] = 7 * 24 * 3600.0
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
 
     def model_post_init(self, _: Any) -> None:
         embedded = {"broker_url": "sqlite:///{}/broker.db", "store_url": "file://{}/store", "records_url": "sqlite:///{}/records.db"}
@@ -105,6 +109,10 @@ def load() -> CentreSettings:
     try:
         return CentreSettings(**data)
     except ValidationError as error:
-        known = ", ".join(CentreSettings.model_fields)
-        problems = "; ".join(f"{path}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise SettingsError(problems, remedy=f"known keys: {known}") from error
+        raise told(error, str(path), CentreSettings) from error
+
+
+def told(error: ValidationError, place: str, model: type[BaseSettings]) -> SettingsError:
+    """The same, with each key that is wrong, and all that there are."""
+    problems = "; ".join(f"{place}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    return SettingsError(problems, remedy=f"known keys: {', '.join(model.model_fields)}")

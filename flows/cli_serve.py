@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,4 +51,6 @@ def run(centre: Centre, settings: GatewaySettings) -> None:
     submitter.take_up()
     address, port = socket.getsockname()[:2]
     typer.echo(f"serving at {settings.public_url or f'http://{address}:{port}'}", err=True)
+    # Its server hands the signal on once all is answered; then the connections are still to be closed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server(app, settings).run(sockets=[socket])

@@ -55,14 +55,8 @@ class Gate:
 
     def sign_in(self, name: str, password: str, address: str, *, lasting: timedelta | None = None) -> Granted:
         """By password; `lasting` for clients that cannot refresh. Slow by intention: see `signing.py` for how many at once."""
-        self._may_try(name, address)
-        try:
-            granted = self.tokens.sign_in(name, password, lasting=lasting)
-        except NotSignedIn:
-            self.ledger.note(Request(name, "sign-in", address, False))
-            raise
-        self.ledger.note(Request(name, "sign-in", address, True))
-        return granted
+        with self._a_try(name, address):
+            return self.tokens.sign_in(name, password, lasting=lasting)
 
     def refresh(self, token: str, address: str) -> Granted:
         """New tokens for a refresh token."""
@@ -78,14 +72,8 @@ class Gate:
 
     def session(self, name: str, password: str, address: str) -> str:
         """The same for a browser: what its cookie is to hold."""
-        self._may_try(name, address)
-        try:
-            token = self.tokens.session(name, password)
-        except NotSignedIn:
-            self.ledger.note(Request(name, "sign-in", address, False))
-            raise
-        self.ledger.note(Request(name, "sign-in", address, True))
-        return token
+        with self._a_try(name, address):
+            return self.tokens.session(name, password)
 
     # Whether
 
@@ -139,7 +127,15 @@ class Gate:
         if self.ledger.over(f"stranger {address}", self._settings.requests_a_minute):
             raise TooMany(f"more than {self._settings.requests_a_minute} requests in this minute", wait=60)
 
-    def _may_try(self, name: str, address: str) -> None:
+    @contextmanager
+    def _a_try(self, name: str, address: str) -> Iterator[None]:
+        """One try to sign in: counted before, noted afterwards."""
         for what in (f"sign-in of {name[:80]}", f"sign-in from {address}"):
             if self.ledger.over_at_once(what, self._settings.sign_ins_a_minute):
                 raise TooMany("too many tries to sign in", wait=60)
+        good = False
+        try:
+            yield
+            good = True
+        finally:
+            self.ledger.note(Request(name, "sign-in", address, good))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import h11
 import uvicorn
@@ -45,35 +46,45 @@ def _patient(seconds: float) -> type[H11Protocol]:
     """
 
     class Patient(H11Protocol):
-        _head: asyncio.TimerHandle | None = None
-        _taking: asyncio.TimerHandle | None = None
-
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._head = self.loop.call_later(seconds, transport.abort)
+            self._head, self._taking = (_Limit(self.loop, seconds, transport.abort) for _ in range(2))
+            self._head.begin()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self.conn.their_state is not h11.IDLE:
-                self._head = _ended(self._head)
-            elif self._head is None:
-                self._head = self.loop.call_later(seconds, self.transport.abort)
+            if self.conn.their_state is h11.IDLE:
+                self._head.begin()
+            else:
+                self._head.end()
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._taking = self.loop.call_later(seconds, self.transport.abort)
+            self._taking.begin()
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self._taking = _ended(self._taking)
+            self._taking.end()
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            self._head, self._taking = _ended(self._head), _ended(self._taking)
+            self._head.end()
+            self._taking.end()
 
     return Patient
 
 
-def _ended(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+class _Limit:
+    """Calls `then` unless it is ended within the seconds. To begin again changes nothing."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, then: Callable[[], None]) -> None:
+        self._loop, self._seconds, self._then = loop, seconds, then
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        self._timer = self._timer or self._loop.call_later(self._seconds, self._then)
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

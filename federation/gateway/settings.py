@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from fdn_worker.errors import SettingsError
 from federation.gateway.access import Role
-from federation.settings import read_file
+from federation.settings import EnvironmentFirst, read_file, told
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(EnvironmentFirst):
     """Where it listens, who may sign in, and how much anybody may ask."""
 
     model_config = SettingsConfigDict(env_prefix="FEM_SERVE_", extra="forbid", frozen=True)
@@ -68,17 +68,6 @@ class GatewaySettings(BaseSettings):
     #: DEPLOYMENT of `execute-tool/DEPLOYMENT` that runs executions; empty: this process does.
     deployment: str = ""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
-
     def model_post_init(self, _: Any) -> None:
         if bool(self.oidc_issuer) != bool(self.oidc_audience):
             raise SettingsError("oidc_issuer and oidc_audience go together", remedy="set both, or neither")
@@ -108,6 +97,4 @@ def load_settings(**given: Any) -> GatewaySettings:
         found = GatewaySettings(**table)
         return found.model_copy(update=given)
     except ValidationError as error:
-        known = ", ".join(GatewaySettings.model_fields)
-        problems = "; ".join(f"{path}, serve.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise SettingsError(problems, remedy=f"known keys: {known}") from error
+        raise told(error, f"{path}, serve", GatewaySettings) from error
