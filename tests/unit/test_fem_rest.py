@@ -300,6 +300,14 @@ async def test_anothers_execution_is_none(app: FastAPI, centre: Centre) -> None:
             assert len(set(words)) == 1
 
 
+async def test_an_operator_sees_that_it_runs_and_not_what_came_of_it(app: FastAPI, anna: httpx.AsyncClient) -> None:
+    execution = await submitted(anna)
+    async with client_of(app, "olaf") as client:
+        assert (await client.get(f"{BASE}/executions/status/{execution}")).status_code == 200
+        for path in ("list_files", "download_files"):
+            await refused(client, 404, f"{BASE}/data/{path}?execution_id={execution}")
+
+
 # Executions
 
 
