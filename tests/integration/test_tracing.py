@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from fdn_worker.protocol import State
 from federation.centre import Submission
 from federation.local import LocalFederation
+from tests.support.collector import Collector, collecting
 from tests.support.ports import free_ports
 from tests.support.rig import Rig, eventually, rig
 
@@ -26,47 +22,10 @@ CENTRES = {"flow", "stage-in", "dispatch", "stage-out"}
 NODES = {"queue", "node", "accepted", "staging-in", "running", "staging-out", "upload"}
 
 
-@dataclass
-class Collector:
-    """Spans as they came: (service, span)."""
-
-    address: str
-    spans: list[tuple[str, Span]] = field(default_factory=list)
-
-    def of(self, submission: Submission) -> dict[str, Span]:
-        """Those of the run's trace, by name."""
-        return {span.name: span for _, span in list(self.spans) if span.trace_id == submission.run.bytes}
-
-    def complete(self, submission: Submission, names: set[str]) -> dict[str, Span]:
-        """The same, once they have come."""
-        eventually(f"the spans {sorted(names)}", lambda: names <= set(self.of(submission)))
-        return self.of(submission)
-
-
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
-    found = Collector("")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
-            assert self.path == "/v1/traces"
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                (service,) = [one.value.string_value for one in resource.resource.attributes if one.key == "service.name"]
-                found.spans += [(service, span) for scope in resource.scope_spans for span in scope.spans]
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.address = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield found
-    server.shutdown()
-    server.server_close()
+    with collecting() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +40,7 @@ def test_a_run_is_one_trace_from_the_flow_to_the_upload(house: Rig, collector: C
     script = "echo said; echo kept > secret-name.txt; sleep 0.2"
     submission = house.send(NODE, "/bin/sh", "-c", script, outputs=("*",), user="ada-lovelace", tool="summary")
     assert house.result(submission).state is State.SUCCEEDED
-    spans = collector.complete(submission, CENTRES | NODES)
+    spans = collector.complete(submission.run, CENTRES | NODES)
     ids = {name: span.span_id for name, span in spans.items()}
     assert len(set(ids.values())) == len(ids)
     under_node = NODES - {"queue", "node"}
@@ -101,7 +60,7 @@ def test_a_run_is_one_trace_from_the_flow_to_the_upload(house: Rig, collector: C
 def test_a_run_that_failed_and_its_retry_are_one_trace(house: Rig, collector: Collector) -> None:
     submission = house.send(NODE, "/bin/false")
     assert house.result(submission).state is State.FAILED
-    spans = collector.complete(submission, CENTRES | NODES)
+    spans = collector.complete(submission.run, CENTRES | NODES)
     assert spans["node"].status.code == spans["flow"].status.code == Status.STATUS_CODE_ERROR
     assert spans["node"].status.message == "exit-code"
     house.centre.order_again(submission.run, 2)
