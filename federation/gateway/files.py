@@ -26,7 +26,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from fdn_worker.errors import FdnError, ObjectMissing
+from fdn_worker.errors import FdnError, ObjectMissing, StoreUnavailable
 from fdn_worker.protocol import Report, now
 from fdn_worker.protocol.manifest import OUTPUTS
 from federation.centre import Centre, Submission
@@ -194,13 +194,24 @@ class Sending(StreamingResponse):
 
 
 def _part(store: ObjectStore, file: OutputFile, begin: int, end: int) -> Generator[bytes]:
-    yield from store.get(file.key, offset=begin, length=end - begin)
+    """Goes on where the store's connection broke, as it does under a client that is slow, as long as each try brings something."""
+    at = -1
+    while at < begin < end:
+        at = begin
+        try:
+            for chunk in store.get(file.key, offset=begin, length=end - begin):
+                begin += len(chunk)
+                yield chunk
+        except StoreUnavailable as error:
+            if at == begin:
+                raise
+            log.info("a download goes on at byte %d: %s", begin, error, extra={"action": "download-resumed"})
 
 
 def _whole(store: ObjectStore, file: OutputFile) -> Generator[bytes]:
     """All of it; what does not have the hash that the manifest lists ends in an error instead of its last bytes."""
     digest, last = hashlib.sha256(), b""
-    for chunk in store.get(file.key):
+    for chunk in _part(store, file, 0, file.size):
         digest.update(chunk)
         if last:
             yield last

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ import psutil
 import pytest
 from fastapi import FastAPI, Request, Response
 
+from fdn_worker.errors import StoreUnavailable
 from federation.centre import Centre
 from federation.gateway.access import Caller, Role
 from federation.gateway.files import send, send_zip, zipped
@@ -121,6 +122,28 @@ async def test_a_damaged_file_is_never_whole(client: httpx.AsyncClient, centre: 
     assert (answer.status_code, answer.json()) == (500, {"detail": "something here is out of order (tell the operator, with the time)"})
     with pytest.raises(ManifestDiffers):
         b"".join(zipped(centre.store, list(files.items())))
+
+
+async def test_a_download_goes_on_where_the_store_broke(client: httpx.AsyncClient, centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as each try brings something; one that brings nothing ends it."""
+    get, offsets = centre.store.get, []
+
+    def breaking(key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        offsets.append(offset)
+        yield next(iter(get(key, offset=offset, length=min(length or 0, 1_000_000))))
+        raise StoreUnavailable("it broke")
+
+    monkeypatch.setattr(centre.store, "get", breaking)
+    assert (await client.get("/files/data")).content == DATA
+    assert offsets == [0, 1_000_000, 2_000_000]
+    assert (await client.get("/files/data", headers={"Range": "bytes=5-2000004"})).content == DATA[5:2_000_005]
+    monkeypatch.setattr(centre.store, "get", lambda *_, **__: iter_and_fail())
+    assert (await client.get("/files/data")).status_code == 503
+
+
+def iter_and_fail() -> Iterator[bytes]:
+    raise StoreUnavailable("it is down")
+    yield b""
 
 
 async def test_as_many_at_once_as_are_allowed(client: httpx.AsyncClient, app: FastAPI) -> None:
