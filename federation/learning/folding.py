@@ -3,12 +3,13 @@
 The loop knows nothing of sums. For each round it asks for one Folding, and tells it of each update that has come, once, in any order:
 
     info = await folding.take(arrived)      # ModelRefused: the round goes on without that client
+    await folding.settle()                  # all has come
     info = await folding.finish(model, state, parent)
 
 `arrived.file` says where the update lies in the centre's store; it is fetched by whoever folds it. So a Folding whose combiners are tasks at nodes
-hands them that key, size and SHA-256 as an input, and fetches partial sums alone; it may answer `take` with None, and tell who was refused only
-when it has finished, in `refused`. `members` and `refused` are read after `finish`. What is remembered of clients between rounds (SCAFFOLD,
-FedDyn) is made where their updates are added; `client_states` says where it lies, to be kept once the round's model is.
+(combining.py) hands them that key, size and SHA-256 as an input, and fetches partial sums alone; it answers `take` with None, and says in `told`
+and `refused` what became of those updates, once it is settled. `members` is read after `finish`. What is remembered of clients between rounds
+(SCAFFOLD, FedDyn) is made at the centre; `client_states` says where it lies, to be kept once the round's model is.
 
 CentreFolding fetches an update, checks it against its manifest, adds it and drops it: one accumulator a combiner, and one update on disk at a time.
 """
@@ -54,6 +55,10 @@ class Folding(Protocol):
         """Client -> why its update could not be counted, of those that `take` did not tell of."""
 
     @property
+    def told(self) -> Mapping[str, ModelInfo]:
+        """Client -> what its update says of itself, of those that are counted and `take` did not tell of."""
+
+    @property
     def client_states(self) -> Mapping[str, Path]:
         """Client -> what is remembered of it from now on, as a file."""
 
@@ -62,6 +67,9 @@ class Folding(Protocol):
 
     async def take(self, arrived: Arrived) -> ModelInfo | None:
         """Count an update; what it says of itself, as far as it is known. Raises ModelRefused, and is as before."""
+
+    async def settle(self) -> None:
+        """Nothing more comes: whatever was taken is added up, wherever that is done."""
 
     async def finish(self, model: Path, state: Path, parent: str) -> ModelInfo:
         """Write the next global model and what the server remembers, as `Round.finish` does."""
@@ -93,38 +101,59 @@ class CentreFolding:
         return {}
 
     @property
+    def told(self) -> Mapping[str, ModelInfo]:
+        return {}
+
+    @property
     def client_states(self) -> Mapping[str, Path]:
         return self._kept
 
     def combiner(self, client: str) -> str:
         return self._assigned.get(client, REDUCER)
 
-    async def take(self, arrived: Arrived) -> ModelInfo:
+    async def take(self, arrived: Arrived) -> ModelInfo | None:
         return await asyncio.to_thread(self._take, arrived)
+
+    async def settle(self) -> None:
+        pass
 
     async def finish(self, model: Path, state: Path, parent: str) -> ModelInfo:
         return await asyncio.to_thread(self._finish, model, state, parent)
 
     def _take(self, arrived: Arrived) -> ModelInfo:
-        path = download(self._centre, arrived.file, self._folder / arrived.client)
+        update = self._fetched(arrived)
         try:
-            update = ModelFile(path, name=arrived.client)
-            if arrived.base is not self._base:
-                check(update, arrived.base)
-                update = rebased(update, arrived.base, self._base, path.with_name("rebased.safetensors"))
             self._rounds[self.combiner(arrived.client)].add(update)
-            if isinstance(self._aggregator, Corrected):
-                kept = self._folder / f"{arrived.client}.state.safetensors"
-                remember(self._aggregator, self._base, self._state, self._own(arrived.client), update, kept)
-                self._kept[arrived.client] = kept
+            self._remember(update)
         except BaseException:
-            path.unlink(missing_ok=True)
+            update.path.unlink()
             raise
         if isinstance(self._aggregator, Linear):
             # A robust one compares them all at the end.
             update.path.unlink()
-            path.unlink(missing_ok=True)
         return update.info
+
+    def _fetched(self, arrived: Arrived) -> ModelFile:
+        """The update as a file, of this round's base."""
+        path = download(self._centre, arrived.file, self._folder / arrived.client)
+        try:
+            update = ModelFile(path, name=arrived.client)
+            if arrived.base is self._base:
+                return update
+            check(update, arrived.base)
+            moved = rebased(update, arrived.base, self._base, path.with_name("rebased.safetensors"))
+        except BaseException:
+            path.unlink()
+            raise
+        path.unlink()
+        return moved
+
+    def _remember(self, update: ModelFile) -> None:
+        """What is remembered of its client from now on."""
+        if isinstance(self._aggregator, Corrected):
+            kept = self._folder / f"{update.name}.state.safetensors"
+            remember(self._aggregator, self._base, self._state, self._own(update.name), update, kept)
+            self._kept[update.name] = kept
 
     def _finish(self, model: Path, state: Path, parent: str) -> ModelInfo:
         # Those with nothing below them first: each hands its sums to the one above.

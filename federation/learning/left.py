@@ -19,11 +19,11 @@ LARGEST = 1024**2
 EXAMPLES = "examples"
 
 
-def left(centre: Centre, ended: Ended) -> tuple[OutputFile | None, str]:
-    """The file that the command was to leave; or why there is none. A fault of the store that may pass is raised."""
+def left(centre: Centre, ended: Ended, name: str = "") -> tuple[OutputFile | None, str]:
+    """The file that the command was to leave, or another one by its name; or why there is none. A fault of the store that may pass is raised."""
     if ended.state is not State.SUCCEEDED:
         return None, f"{ended.state}" + (f" ({ended.reason.code}): {ended.reason.message}" if ended.reason else "")
-    name = OUTPUTS[ended.phase.entry]
+    name = name or OUTPUTS[ended.phase.entry]
     try:
         result = describe(centre, ended.submission)
     except FdnError as error:

@@ -39,12 +39,15 @@ class Listening:
     async def ends(self, phases: Collection[Phase], seconds: float) -> AsyncGenerator[Ended]:
         """The ends of their clients as they come, until all have ended or the time is over. Who has been told is not `open` any more."""
         until = asyncio.get_running_loop().time() + seconds
+        # What has ended and was asked for by nobody is followed anew by whoever asks for it yet.
+        self._arrived = deque(one for one in self._arrived if one.phase in phases or one.phase in self._under_way)
         while any(phase.open for phase in phases):
             self._news.clear()
             self._sweep()
-            while self._arrived:
-                ended = self._arrived.popleft()
-                if ended.phase in phases and ended.client in ended.phase.open:
+            # What is of other phases stays for whoever asks for those.
+            while (ended := next((one for one in self._arrived if one.phase in phases), None)) is not None:
+                self._arrived.remove(ended)
+                if ended.client in ended.phase.open:
                     ended.phase.open.remove(ended.client)
                     yield ended
             if any(phase.open for phase in phases):
@@ -65,6 +68,13 @@ class Listening:
         """End at its nodes what is still open; nobody waits for their word."""
         if phase.open:
             await following.end(self._centre, phase.job, why)
+
+    async def drop(self, phase: Phase, why: str) -> None:
+        """End it at its nodes, and listen to it no longer: its nodes may never say a word."""
+        await self.cut(phase, why)
+        if (task := self._under_way.pop(phase, None)) is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def settle(self, why: str, seconds: float) -> None:
         """End all that is under way, and wait a while for the nodes' word."""

@@ -13,7 +13,7 @@ from federation.learning.aggregator import Corrected
 from federation.learning.models import ModelFile
 from federation.learning.package import Package
 from federation.learning.phases import StoredPackage, StoredSession
-from federation.learning.session import BY_PACKAGE, SessionConfiguration, SessionRefused, model_id
+from federation.learning.session import BY_PACKAGE, CENTRE, SessionConfiguration, SessionRefused, model_id
 from federation.learning.trail import Trail
 from storage.keys import package_key
 from storage.learning import Learning, ModelRow, SessionRow
@@ -24,13 +24,21 @@ def session_id(user: str, key: str) -> str:
     return str(execution_id(user, f"session/{key}"))
 
 
-def begin(centre: Centre, asked: SessionConfiguration, key: str, *, flow_run: str = "") -> SessionRow:
-    """Begin a session, or find the one that the user has begun with that key; another one under it is refused. Nothing is sent to nodes."""
+def check(asked: SessionConfiguration) -> Package:
+    """The session's package. Raises what is wrong with it, or with the function that selects clients."""
     package = Package.load(Path(asked.package))
     if asked.model == BY_PACKAGE:
         package.words("seed")
+    asked.select.selection()
+    return package
+
+
+def begin(centre: Centre, asked: SessionConfiguration, key: str, *, flow_run: str = "") -> SessionRow:
+    """Begin a session, or find the one that the user has begun with that key; another one under it is refused. Nothing is sent to nodes."""
+    package = check(asked)
     if asked.nodes != "*":
         centre.enrolled(asked.nodes)
+    centre.enrolled([one.at for one in asked.combiners if one.at != CENTRE])
     stored = StoredSession(**asked.model_dump(by_alias=True), client=_stored(centre, package))
     return _begin(centre, stored, key, flow_run)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import Field, JsonValue
@@ -23,14 +23,21 @@ from federation.catalogue.node import node_id
 from federation.catalogue.tool import TaskTemplate, Tool
 from federation.centre import Centre, Submission
 from federation.execution import Job
+from federation.learning.at_node import PARTIAL
 from federation.learning.package import SETTINGS_INPUT, SETTINGS_VARIABLE, Entry
 from federation.learning.session import Part, SessionConfiguration
 from federation.request import build
 from federation.tool_request import ToolRequest
 from storage.records import NewAttempt
 
-#: What each command leaves, below the sandbox.
-OUTPUTS: dict[Entry, str] = {"train": "update.safetensors", "validate": "metrics.json", "seed": "model.safetensors"}
+#: A package's command, or one of the federation's own program (at_node.py).
+Step = Entry | Literal["combine"]
+#: What each leaves, below the sandbox.
+OUTPUTS: dict[Step, str] = {
+    "train": "update.safetensors", "validate": "metrics.json", "seed": "model.safetensors", "combine": PARTIAL,
+}  # fmt: skip
+#: Ends that only say that nobody wanted a run: the reconciler ends what a killed process has left.
+UNWANTED = frozenset({State.CANCELLED, State.LOST})
 #: The model among the inputs of a command.
 MODEL_INPUT = "model.safetensors"
 
@@ -53,12 +60,16 @@ class StoredSession(SessionConfiguration):
 
     client: StoredPackage
 
+    @property
+    def reference(self) -> str | None:
+        """The image of its clients, NAME:TAG@DIGEST."""
+        image, digest = self.image or self.client.image, self.image_digest or self.client.image_digest
+        return (f"{image}@{digest}" if digest else image) if image else None
+
     def tool(self, entry: Entry) -> Tool:
         """The command as a tool, which no catalogue has."""
-        image, digest = self.image or self.client.image, self.image_digest or self.client.image_digest
-        reference = (f"{image}@{digest}" if digest else image) if image else None
         template = build(
-            TaskTemplate, id=entry, image=reference, command={"base": list(self.client.commands[entry])}, datasets=self.datasets,
+            TaskTemplate, id=entry, image=self.reference, command={"base": list(self.client.commands[entry])}, datasets=self.datasets,
             environment={SETTINGS_VARIABLE: f"$INPUT_PATH/{SETTINGS_INPUT}"}, resources=self.resources, timeout=self.timeout,
             outputs=(OUTPUTS[entry],),
         )  # fmt: skip
@@ -86,7 +97,7 @@ class Phase:
     """One execution of a session."""
 
     number: int
-    entry: Entry
+    entry: Step
     job: Job
     role: Role
     submissions: Sequence[Submission]
@@ -111,8 +122,10 @@ class Phase:
 
     def _again(self, event: TaskEvent) -> bool:
         """Whether another attempt follows, as `following` makes them."""
+        (first,) = (one for one in self.submissions if one.node == event.node)
+        left = first.retries - (event.attempt - first.attempt)
         mendable = event.state in following.MENDABLE and event.reason is not None and event.reason.fault == Fault.INFRASTRUCTURE
-        return mendable and event.attempt <= self.job.asked.retries and not self.job.ending
+        return mendable and left > 0 and not self.job.ending
 
 
 def phase_execution(user: str, session: str, number: int, entry: Entry) -> UUID:
@@ -126,28 +139,44 @@ def _key(session: str, number: int, entry: Entry) -> str:
 
 def open_phase(
     centre: Centre, session: str, asked: StoredSession, number: int, entry: Entry, nodes: Sequence[str], inputs: Callable[[str], Mapping[str, InputFile]],
-    *, required: int = 1, flow_run: str = "",
+    *, required: int = 1, flow_run: str = "", anew: bool = False,
+) -> Phase:  # fmt: skip
+    """A command of the client package, by `open_step`; its package's files go along."""
+    package = {file.name: file for file in asked.client.files}
+    return open_step(
+        centre, asked, asked.tool(entry), number, entry, _key(session, number, entry), nodes, lambda node: {**package, **inputs(node)},
+        required=required, retries=asked.retries, flow_run=flow_run, anew=anew,
+    )  # fmt: skip
+
+
+def open_step(
+    centre: Centre, asked: StoredSession, tool: Tool, number: int, step: Step, key: str, nodes: Sequence[str],
+    inputs: Callable[[str], Mapping[str, InputFile]], *, required: int = 1, retries: int = 0, flow_run: str = "",
+    anew: bool = False,
 ) -> Phase:  # fmt: skip
     """Write the execution with its orders, and send them; or find what was written, and send what was not sent.
 
-    `inputs`: node -> name of an input -> where it lies; asked for those that have no order yet.
+    `inputs`: node -> name of an input -> where it lies; asked for those that have no order yet. `anew`: what was cancelled or lost while nobody had
+    the session in hand gets another attempt.
     """
     request = build(
-        ToolRequest, tool=asked.tool(entry).name, nodes=tuple(nodes), quorum=min(required, len(nodes)), retries=asked.retries, user=asked.user,
-        project=asked.project,
+        ToolRequest, tool=tool.name, nodes=tuple(nodes), quorum=min(required, len(nodes)), retries=retries, user=asked.user, project=asked.project
     )  # fmt: skip
-    job = execution.open_job(centre, asked.tool(entry), request, _key(session, number, entry), flow_run=flow_run)
+    job = execution.open_job(centre, tool, request, key, flow_run=flow_run)
     if flow_run:
         centre.records.claim_execution(str(job.execution), flow_run)
+    job.renewed = UNWANTED if anew else frozenset()
     (role,) = job.roles
-    _order(centre, asked, job, role, inputs)
+    _order(centre, asked.launcher, job, role, inputs)
     submissions = execution.stage_in(centre, job, role)
-    phase = Phase(number, entry, job, role, submissions, open={one.node for one in submissions})
+    phase = Phase(number, step, job, role, submissions, open={one.node for one in submissions})
     centre.dispatch_all(submissions, job.execution)
     return phase
 
 
-def _order(centre: Centre, asked: StoredSession, job: Job, role: Role, inputs: Callable[[str], Mapping[str, InputFile]]) -> None:
+def _order(
+    centre: Centre, launcher: str | None, job: Job, role: Role, inputs: Callable[[str], Mapping[str, InputFile]]
+) -> None:  # fmt: skip
     """The first orders of those nodes that have none."""
     there = {run.node for run, _ in centre.records.current_attempts(str(job.execution), role.task)}
     if there.issuperset(role.nodes):
@@ -155,9 +184,8 @@ def _order(centre: Centre, asked: StoredSession, job: Job, role: Role, inputs: C
     made, issued, orders = requests(job.tool, role.task, job.asked, execution=job.execution), now(), []
     for node in role.nodes:
         if node not in there:
-            request = made[node].model_copy(update={"launcher": asked.launcher})
-            files = {**{file.name: file for file in asked.client.files}, **inputs(node)}
-            orders.append(request.order(job.execution, run_id(job.execution, role.task, node), 1, tuple(files.values()), issued))
+            request = made[node].model_copy(update={"launcher": launcher})
+            orders.append(request.order(job.execution, run_id(job.execution, role.task, node), 1, tuple(inputs(node).values()), issued))
     centre.records.add_attempts(
         [NewAttempt(str(order.run), 1, pack(order, centre.signer), order.issued, order.deadline) for order in centre.made_ready(orders)]
     )

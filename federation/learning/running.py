@@ -37,6 +37,7 @@ from federation.learning import attendance, selection, stopping
 from federation.learning.aggregator import Aggregator, Corrected
 from federation.learning.assignment import assign
 from federation.learning.checkpoints import Checkpoints
+from federation.learning.combining import NodeFolding, Round
 from federation.learning.folding import Arrived, CentreFolding, Folding
 from federation.learning.inputs import Inputs
 from federation.learning.left import left, means, metrics
@@ -46,6 +47,7 @@ from federation.learning.models import ModelFile, ModelRefused
 from federation.learning.opening import stored
 from federation.learning.package import SETTINGS_INPUT, Entry
 from federation.learning.phases import Ended, Phase, open_phase, phase_execution
+from federation.learning.session import CENTRE
 from federation.learning.trail import Trail, model_id
 from federation.results import download
 from storage.learning import ENDED, ModelRow, RoundRow, SessionRow, SessionState
@@ -160,6 +162,7 @@ class Learner:
             if row.requested:
                 phases.add(await self._open(number, "train", row.requested, self._models_for(number, aggregator, parent, base, server)))
             counted = await self._collect(number, phases, folding)
+            counted -= await self._settled(number, folding)
             if len(counted) < self.asked.clients_required:
                 await self._too_few(number, len(counted))
             await self._keep(number, parent, folding)
@@ -235,7 +238,7 @@ class Learner:
         late = {one.client for one in await asyncio.to_thread(self._records.updates, self.id, number - 1) if one.outcome == "LATE"}
         if not late:
             return None
-        phase = await self._open(number - 1, "train", before.requested, lambda _: {})
+        phase = await self._open(number - 1, "train", before.requested, lambda _: {}, anew=False)
         phase.open &= late
         return phase
 
@@ -243,14 +246,31 @@ class Learner:
         self, number: int, aggregator: Aggregator, base: ModelFile, state: ModelFile | None, clients: set[str]
     ) -> Folding:  # fmt: skip
         """Who adds up this round's updates."""
-        assigned: dict[str, str] = {}
-        if self.asked.combiners:
-            there = [client for client in await asyncio.to_thread(attendance.clients, self._centre, self.asked) if client.name in clients]
-            assigned = assign(there, [one.combiner for one in self.asked.combiners], self.asked.preference())
-        return CentreFolding(
-            self._centre, aggregator, base, state, self._folder / f"updates-{number}", assigned=assigned,
-            own=lambda client: self._inputs.remembered(client, number), combiners={one.name: one for one in self.asked.combiners},
-        )  # fmt: skip
+        folder, combiners = self._folder / f"updates-{number}", {one.name: one for one in self.asked.combiners}
+
+        def own(client: str) -> ModelFile | None:
+            return self._inputs.remembered(client, number)
+
+        if not combiners:
+            return CentreFolding(self._centre, aggregator, base, state, folder, own=own)
+        there = [client for client in await asyncio.to_thread(attendance.clients, self._centre, self.asked) if client.name in clients]
+        assigned = assign(there, [one.combiner for one in combiners.values()], self.asked.preference())
+        if all(one.at == CENTRE for one in combiners.values()):
+            return CentreFolding(self._centre, aggregator, base, state, folder, own=own, combiners=combiners, assigned=assigned)
+        (model,) = self._inputs.model(await self._model_row(number - 1)).values()
+        round = Round(self.id, self.asked, number, model, there, self._listening, self._alive, self._flow_run)
+        return NodeFolding(self._centre, aggregator, base, state, folder, round, own=own, combiners=combiners, assigned=assigned)
+
+    async def _settled(self, number: int, folding: Folding) -> set[str]:
+        """Have combiners at nodes do their work, and write down what they tell; the clients whose updates they have refused."""
+        await folding.settle()
+        for client, info in folding.told.items():
+            told = {"combiner": folding.combiner(client), "examples": info.examples, "metrics": dict(info.metrics)}
+            await self._note(number, client, **told)
+        for client, why in folding.refused.items():
+            log.warning("round %d: update refused: %s", number, why, extra={"action": "update-refused"})
+            await self._note(number, client, outcome="REFUSED", reason=why)
+        return set(folding.refused)
 
     async def _collect(self, number: int, phases: set[Phase], folding: Folding) -> set[str]:
         """Fold what comes, until enough has, nothing more can come, or the time is over; whose updates count."""
@@ -306,8 +326,6 @@ class Learner:
         """The round's model, and before it what is remembered; the record of the model last."""
         path, state = self._folder / f"{number}.safetensors", self._folder / f"{number}.state.safetensors"
         await folding.finish(path, state, parent.id)
-        for client, why in folding.refused.items():
-            await self._note(number, client, outcome="REFUSED", reason=why)
         await asyncio.to_thread(self._inputs.remember, number, folding.client_states)
         row = await asyncio.to_thread(
             self._trail.keep, path, session=self.id, round=number, parent=parent.id, participants=len(folding.members),
@@ -329,28 +347,34 @@ class Learner:
 
     # Phases and models
 
-    async def _open(self, number: int, entry: Entry, nodes: Sequence[str], inputs: Callable[[str], Mapping[str, InputFile]]) -> Phase:
-        """Have a command ordered, or find that it was; it is listened to from now on."""
+    async def _open(
+        self, number: int, entry: Entry, nodes: Sequence[str], inputs: Callable[[str], Mapping[str, InputFile]], *, anew: bool = True
+    ) -> Phase:
+        """Have a command ordered, or find that it was; it is listened to from now on. `anew`: see `open_phase`."""
         if (standing := self._listening.find(number, entry)) is not None:
             return standing
         aggregator = self.asked.make_aggregator(1)
         settings = functools.cache(lambda: {SETTINGS_INPUT: self._inputs.settings(aggregator, number, entry)})
         phase = await asyncio.to_thread(
             open_phase, self._centre, self.id, self.asked, number, entry, nodes, lambda node: {**settings(), **inputs(node)},
-            required=self.asked.clients_required, flow_run=self._flow_run,
+            required=self.asked.clients_required, flow_run=self._flow_run, anew=anew,
         )  # fmt: skip
         self._listening.begin(phase)
         return phase
 
     async def _ends(self, phases: set[Phase]) -> AsyncGenerator[Ended]:
         """As Listening gives them. Raises Stopped where somebody has stopped the session, whose runs end as CANCELLED by that."""
-        if (await self.row()).wanted == "stop":
-            raise Stopped("the session was stopped")
+        await self._alive()
         async with aclosing(self._listening.ends(phases, self.asked.round_timeout)) as ends:
             async for ended in ends:
-                if ended.state is State.CANCELLED and (await self.row()).wanted == "stop":
-                    raise Stopped("the session was stopped")
+                if ended.state is State.CANCELLED:
+                    await self._alive()
                 yield ended
+
+    async def _alive(self) -> None:
+        """Raises Stopped once somebody has stopped the session."""
+        if (await self.row()).wanted == "stop":
+            raise Stopped("the session was stopped")
 
     def _models_for(
         self, number: int, aggregator: Aggregator, row: ModelRow, base: ModelFile, state: ModelFile | None

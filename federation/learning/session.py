@@ -25,6 +25,8 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 #: Stands for the package's own entry point `seed`, where a model is named.
 BY_PACKAGE = "package"
+#: Where a combiner stands that is none of the nodes.
+CENTRE = "centre"
 
 
 class SessionRefused(FdnError):
@@ -114,11 +116,14 @@ class CombinerEntry(Part):
     """A combiner: folds the updates of its clients, and sends one partial sum on to the one above, or to the reducer."""
 
     name: Id
-    at: Literal["centre"] = "centre"
+    #: The centre, or a node, where it is a task (policy: tool and task `combine`).
+    at: Id = CENTRE
     above: Id | None = None
     region: str = ""
     #: Clients at most; left out, any number.
     room: Count | None = None
+    #: Of its task, NAME:TAG@DIGEST; left out, the clients'.
+    image: Annotated[str, Field(min_length=1, pattern=IMAGE_PATTERN)] | None = None
 
     @property
     def combiner(self) -> assignment.Combiner:
@@ -213,6 +218,10 @@ class SessionConfiguration(Part):
                     raise ValueError(f"{name} stands below itself")
                 seen.add(at)
                 at = above[at]
+        places = {one.name: one.at for one in value}
+        for one in value:
+            if one.at == CENTRE and one.above is not None and places[one.above] != CENTRE:
+                raise ValueError(f"{one.name} stands at the centre, and {one.above} above it at a node: what is at the centre stays there")
         return value
 
     @model_validator(mode="after")

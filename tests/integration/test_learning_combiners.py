@@ -1,0 +1,120 @@
+"""Combiners as tasks at nodes: real workers, the embedded broker, the process launcher; whatever the tree, the result is the flat mean."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from federation.centre import Centre
+from federation.learning import combining, opening
+from federation.learning.models import ModelFile
+from federation.learning.trail import Trail
+from federation.local import LocalFederation
+from storage.learning import SessionRow
+from tests.integration.test_learning_sessions import scaffold
+from tests.support.dying_learner import run
+from tests.support.learning import a_session, step, value
+from tests.unit.test_policy_judge import a_rule
+
+NODES, AWAY = ("site-1", "site-2", "site-3"), "site-9"
+#: Three levels: two combiners at one node, one above them at another, and the top at the centre.
+TREE = [
+    {"name": "top"},
+    {"name": "middle", "at": "site-3", "above": "top"},
+    {"name": "left", "at": "site-1", "above": "middle"},
+    {"name": "right", "at": "site-1", "above": "middle"},
+]
+NAMES = {"site-1": "left", "site-2": "right", "site-3": "middle"}
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    home = tmp_path_factory.mktemp("combiners")
+    policy = home / "policy.toml"
+    policy.write_text(a_rule(id_="learn", tools='["half-way"]') + a_rule(id_="combine", tools='["combine"]', projects='["open"]'))
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"  # a python3 that has numpy
+    local = LocalFederation(home, (*NODES, AWAY), launcher_options={"path": path}, options={"policy": str(policy)})
+    local.prepare()
+    try:
+        for node in NODES:
+            local.start(node)
+        yield local
+    finally:
+        for node in NODES:
+            local.stop(node)
+
+
+@pytest.fixture(scope="module")
+def centre(federation: LocalFederation) -> Iterator[Centre]:
+    centre = Centre.open(federation.settings())
+    federation.wait_connected(centre)
+    yield centre
+    centre.close()
+
+
+@pytest.fixture
+def begin(centre: Centre, tmp_path: Path, unique: str) -> Callable[..., SessionRow]:
+    fields = {"validate": False, "rounds": 1, "nodes": NODES, "project": "open"}
+    return lambda **changes: opening.begin(centre, a_session(tmp_path, **{**fields, **changes}), unique)
+
+
+def model(centre: Centre, session: SessionRow, number: int, folder: Path) -> float:
+    row = next(row for row in centre.records.learning.models(session.id) if row.round == number)
+    return value(ModelFile(Trail(centre).fetch(row, folder / f"{row.id}.safetensors")))
+
+
+async def test_a_tree_of_three_levels_gives_the_flat_mean(centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path) -> None:
+    session = begin(combiners=TREE, assign="by_name", names=NAMES)
+    await run(centre, session.id)
+    assert model(centre, session, 1, tmp_path) == pytest.approx(step(0, [1, 2, 3]), abs=1e-9)
+    updates = centre.records.learning.updates(session.id, 1)
+    assert {row.client: (row.combiner, row.outcome, row.examples) for row in updates} == {
+        client: (combiner, "COUNTED", float(client[-1])) for client, combiner in NAMES.items()
+    }
+    assert all(row.metrics["loss"] > 0 for row in updates), "what updates say of themselves is told by who folded them"
+
+
+async def test_batches_and_a_bad_update_that_is_refused_at_the_node(
+    centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of two, so that the only combiner goes on from its own partial sum."""
+    monkeypatch.setattr(combining, "BATCH", 2)
+    session = begin(combiners=[{"name": "only", "at": "site-2"}], settings={"faults": {"site-1": {"1": "nan"}}})
+    await run(centre, session.id)
+    assert model(centre, session, 1, tmp_path) == pytest.approx(step(0, [2, 3]), abs=1e-9)
+    refused, *counted = centre.records.learning.updates(session.id, 1)
+    assert (refused.client, refused.outcome) == ("site-1", "REFUSED")
+    assert refused.reason == "site-1: tensor 'w' holds NaN or infinity (a smaller learning rate, or other data)"
+    assert {(row.client, row.combiner, row.outcome) for row in counted} == {(node, "only", "COUNTED") for node in ("site-2", "site-3")}
+
+
+async def test_what_scaffold_remembers_of_clients_is_kept(centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path) -> None:
+    asked = {"name": "scaffold", "arguments": {"learning_rate": 0.5}}
+    session = begin(rounds=2, aggregator=asked, combiners=[{"name": "only", "at": "site-2"}])
+    await run(centre, session.id)
+    assert model(centre, session, 2, tmp_path) == pytest.approx(scaffold(2, 0.5), abs=1e-9)
+
+
+async def test_combiners_that_are_away_or_refused_give_their_clients_to_others(
+    centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path
+) -> None:
+    tree = [{"name": "away", "at": AWAY}, {"name": "roomy", "at": "site-1", "room": 2}]
+    session = begin(combiners=tree, assign="by_name", names=dict.fromkeys(NODES[:2], "away") | {"site-3": "roomy"}, round_timeout=60)
+    await run(centre, session.id)
+    assert model(centre, session, 1, tmp_path) == pytest.approx(step(0, [1, 2, 3]), abs=1e-9)
+    (by,) = {row.combiner for row in centre.records.learning.updates(session.id, 1) if row.client != "site-3"}
+    assert by == "", "roomy has room for one of the two, so that both are the centre's"
+
+
+async def test_a_policy_that_refuses_the_tool_leaves_it_to_the_centre(
+    centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = begin(project="closed", combiners=TREE)
+    await run(centre, session.id)
+    assert model(centre, session, 1, tmp_path) == pytest.approx(step(0, [1, 2, 3]), abs=1e-9)
+    told = [record.getMessage() for record in caplog.records if getattr(record, "action", "") == "combiner-lost"]
+    assert {text.partition(" is lost: ")[0] for text in told} >= {"round 1: combiner left", "round 1: combiner right"}
+    assert all("REJECTED (policy-" in text for text in told), told
