@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -105,12 +105,12 @@ class Pages:
     def run(self, request: Request) -> str:
         return self._run(self._find(request))
 
-    def _run(self, one: Waiting, problem: str = "", why: str = "") -> str:
+    def _run(self, one: Waiting, problem: str = "", why: str = "", chosen: Collection[str] = ()) -> str:
         files = [
             (verdict, show(one.folder.listed(verdict.path)) if number < SHOWN_AT_ONCE else None)
             for number, verdict in enumerate(sorted(one.held.verdicts, key=lambda verdict: verdict.action != "hold"))
         ]
-        return self._render("run.html", one=one, files=files, problem=problem, why=why)
+        return self._render("run.html", one=one, files=files, problem=problem, why=why, chosen=chosen)
 
     def file(self, request: Request) -> str:
         one = self._find(request)
@@ -142,7 +142,7 @@ class Pages:
         one = self._find(request)
         chosen, why, word = fields.get("file", []), fields.get("why", [""])[0].strip(), fields.get("word", [""])[0]
         if problem := _doubt(one, word, chosen, why):
-            return HTMLResponse(self._run(one, problem, why), 422)
+            return HTMLResponse(self._run(one, problem, why, chosen), 422)
         files = sorted(set(chosen)) if word == "release" else []
         desk.decide(self._journal, one, files, self._person, why)
         said = f"{len(files)} of {len(one.undecided)} files may leave" if files else "Nothing leaves"

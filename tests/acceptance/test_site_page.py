@@ -166,9 +166,11 @@ def told(page: Page, run: str) -> bool:
 
 def test_a_denial_wants_a_reason_and_works_by_keyboard(house: Rig, page: Page, waiting: Submission) -> None:
     open_run(page, waiting)
+    page.get_by_label("Let outputs/plot.png leave").check()
     page.get_by_role("button", name="Deny: nothing leaves").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("Say why nothing leaves")
+    expect(page.get_by_label("Let outputs/plot.png leave")).to_be_checked()
     page.get_by_label(re.compile("^Reason")).focus()
     page.keyboard.type("too few people")
     page.keyboard.press("Tab")
