@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from fdn_worker.errors import Fault, FdnError
 from fdn_worker.protocol import now
 from storage.audit import AuditRecords
 from storage.database import Database
 from storage.schema import memberships, rates, tokens, users
+
+# Made once, as in `folding`: each request asks these.
+_TOKEN = select(tokens).where(tokens.c.digest == bindparam("of"))
+_USER = select(users).where(users.c.name == bindparam("of"))
+_PROJECTS = select(memberships.c.project).where(memberships.c.user == bindparam("of"))
 
 
 class UserRefused(FdnError):
@@ -123,7 +128,7 @@ class GatewayRecords:
     def token(self, digest: str) -> tuple[TokenRow, UserRow | None] | None:
         """The token as it stands, with its user, or None."""
         with self._db.read() as db:
-            row = db.execute(select(tokens).where(tokens.c.digest == digest)).first()
+            row = db.execute(_TOKEN, {"of": digest}).first()
             return (TokenRow(**row._mapping), _user(db, row.user)) if row else None
 
     def use_once(self, digest: str) -> bool:
@@ -179,10 +184,10 @@ class GatewayRecords:
 
 
 def _user(db: Connection, name: str) -> UserRow | None:
-    row = db.execute(select(users).where(users.c.name == name)).first()
+    row = db.execute(_USER, {"of": name}).first()
     if row is None:
         return None
-    projects = frozenset(db.scalars(select(memberships.c.project).where(memberships.c.user == name)))
+    projects = frozenset(db.scalars(_PROJECTS, {"of": name}))
     return UserRow(**row._mapping, projects=projects)
 
 

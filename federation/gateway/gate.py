@@ -130,7 +130,7 @@ class Gate:
     @contextmanager
     def _a_try(self, name: str, address: str) -> Iterator[None]:
         """One try to sign in: counted before, noted afterwards."""
-        for what in (f"sign-in of {name[:80]}", f"sign-in from {address}"):
+        for what in (f"sign-in of {name}", f"sign-in from {address}"):
             if self.ledger.over_at_once(what, self._settings.sign_ins_a_minute):
                 raise TooMany("too many tries to sign in", wait=60)
         good = False

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 #: Seconds between two writes of counts, and of what was gathered for the audit.
 PAUSE, GATHER = 1.0, 10.0
 #: Different things gathered at most; further ones are told without their names. Of a name, so many characters.
-MOST, LONGEST = 500, 80
+MOST, LONGEST = 500, 120
 #: Days that tokens are kept after their end, so that one that is turned in again is known.
 KEPT = 7
 
@@ -61,7 +61,7 @@ class Ledger:
 
     def note(self, request: Request) -> None:
         """Gather a request for the audit."""
-        request = request._replace(thing=request.thing[:LONGEST])
+        request = _clean(request)
         with self._lock:
             if request not in self._seen and len(self._seen) >= MOST:
                 request = request._replace(thing="...") if len(self._seen) < 2 * MOST else Request("...", "...", "...", request.allowed)
@@ -69,11 +69,12 @@ class Ledger:
 
     def write(self, request: Request) -> None:
         """Write it at once."""
-        self._records.audit.write("request", who=request.who, action=request.action, thing=request.thing[:LONGEST],
-                                  decision=_decision(request.allowed))  # fmt: skip
+        who, action, thing, allowed = _clean(request)
+        self._records.audit.write("request", who=who, action=action, thing=thing, decision=_decision(allowed))
 
     def over(self, name: str, limit: int) -> bool:
         """Count once more under this name; whether that is above the limit for this minute. Other gateways' counts are a second old."""
+        name = _printable(name)
         with self._lock:
             if self._minute != _minute():
                 self._minute, self._totals = _minute(), {}
@@ -83,6 +84,7 @@ class Ledger:
 
     def over_at_once(self, name: str, limit: int) -> bool:
         """The same by the records themselves, for what is rare and must be exact."""
+        name = _printable(name)
         return self._records.gateway.count({name: 1}, _minute())[name] > limit
 
     def flush(self, *, gathered: bool) -> None:
@@ -127,6 +129,15 @@ class Ledger:
             self._records.gateway.sweep(minute, now() - timedelta(days=KEPT))
         except FdnError as error:
             log.error("old tokens stay for another hour: %s", error, extra={"action": "ledger-waits"})
+
+
+def _clean(request: Request) -> Request:
+    return request._replace(who=_printable(request.who), thing=_printable(request.thing))
+
+
+def _printable(text: str) -> str:
+    """What strangers make up, fit for a column and a line."""
+    return "".join(one if one.isprintable() else "?" for one in text[:LONGEST])
 
 
 def _decision(allowed: bool) -> str:

@@ -101,7 +101,8 @@ class Tokens:
             self._records.revoke_family(found[0].family)
 
     def _by_password(self, name: str, password: str) -> UserRow:
-        user = self._records.user(name)
+        # Not every database takes every character.
+        user = self._records.user(name) if name.isprintable() else None
         good = matches(user.password if user else None, password)
         if user is None or not good or user.disabled is not None:
             raise NotSignedIn("user or password is wrong")

@@ -54,11 +54,11 @@ async def test_unknown_mistaken_and_shut_out_are_told_alike_after_the_same_work(
     monkeypatch.setattr(passwords, "_hasher", type("Watched", (), {"verify": staticmethod(watched), "hash": passwords._hasher.hash})())
     services_of(app).centre.records.gateway.set_user("olaf", disabled=True, by="test")
     async with client_of(app) as client:
-        tries = [("nobody", PASSWORD), ("anna", "wrong"), ("olaf", PASSWORD), ("anna", "x" * 900)]
+        tries = [("nobody", PASSWORD), ("anna", "wrong"), ("olaf", PASSWORD), ("anna", "x" * 900), ("a\0nna", PASSWORD)]
         answers = [await sign_in(client, *tried) for tried in tries]
     assert {(answer.status_code, answer.text) for answer in answers} == {(401, answers[0].text)}
     # The same algorithm with the same parameters.
-    assert len(work) == 4
+    assert len(work) == 5
     assert len({kept.rsplit("$", 1)[0] for kept in work}) == 1
 
 
