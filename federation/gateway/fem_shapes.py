@@ -158,6 +158,7 @@ class VolumeMapping(Shape):
 
 class SourceCode(Shape):
     url: str
+    commit: str | None
 
 
 class Template(Shape):
@@ -305,7 +306,8 @@ def parsed(document: str) -> catalogue.Tool:
 def tool(entry: catalogue.Tool, names: Names) -> Tool:
     return Tool(
         # A title is a name where it spells the id, as an existing document's does; others are sentences.
-        id=entry.name, name=entry.title if node_id(entry.title) == entry.name else entry.name, title=entry.title, author=entry.author, version=entry.version, description=entry.description,
+        id=entry.name, name=entry.title if node_id(entry.title) == entry.name else entry.name, title=entry.title,
+        author=entry.author, version=entry.version, description=entry.description,
         visibility=entry.visibility, kind=entry.plan_type,
         tasks=[
             ToolTask(task_id=task_id(entry.name, task.id), host_list=_hosts(task, names), single_node=task.single_node)
@@ -344,7 +346,7 @@ def template(entry: catalogue.Tool, task: catalogue.TaskTemplate, names: Names) 
             move_to=f"{task.move_to[0].shelf}/{task.move_to[0].to}" if task.move_to else "", patterns=task.outputs,
         ),
         persistent=task.persistent, pre_checks=[f"$DATA_PATH/{pattern}" for pattern in task.pre_checks],
-        source_code=SourceCode(url=f"{code.url} --branch {code.branch}" if code.branch else code.url) if code else None,
+        source_code=SourceCode(url=f"{code.url} --branch {code.branch}" if code.branch else code.url, commit=code.commit) if code else None,
         command=Command(base=task.command.base, args=args), host_list=_hosts(task, names), single_node=task.single_node,
     )  # fmt: skip
 

@@ -35,7 +35,7 @@ from storage.keys import attempt_key
 from storage.retention import delete_objects
 from tests.support.checkout import ROOT
 from tests.unit.gateway import PASSWORD, Remembering, a_gateway, client_of, services_of
-from tests.unit.helpers import an_event
+from tests.unit.helpers import SHA, an_event
 
 BASE = "/heart/API/v1"
 FILES = {"outputs/model/weights.bin": b"w" * 1000, "outputs/a.csv": b"a,b\n"}
@@ -164,23 +164,30 @@ async def test_tools(anna: httpx.AsyncClient) -> None:
     assert "'fl-dema' is unknown (there are: fl-demo" in await refused(anna, 404, "tools/name/fl-dema")
 
 
-async def test_a_template_says_what_the_tool_says(anna: httpx.AsyncClient, centre: Centre) -> None:
-    templates = await told(anna, "tasks")
-    assert await told(anna, f"tasks/{templates[0]['_id']}") == templates[0]
-    assert "there are" in await refused(anna, 404, "tasks/hello.nothing")
-    for template in templates:
-        path = Path("template.json")
-        ((_, read),), _ = legacy.tools([(path, template)])
-        (task,) = read.tasks
-        tool = Tool.model_validate_json(centre.records.catalogue.tool(template["tool_id"]).document)  # type: ignore[union-attr]
-        own = tool.task(template["name"])
-        same = ("image", "command", "environment", "volumes", "resources", "source", "persistent", "pre_checks", "single_node", "host_list")
-        for field in same:
-            assert getattr(task, field) == getattr(own, field) or field in ("resources", "command"), field
-        assert (task.resources.cpus, task.resources.memory) == (own.resources.cpus, own.resources.memory)
-        assert [(arg.id, arg.type, arg.default) for arg in task.command.args] == [
-            (arg.id, arg.type, arg.default) for arg in own.command.args
-        ]
+#: A template that has all that an existing one can say.
+RICH = {
+    "id": "main", "image": {"label": "for people", "name": "mean", "repository": "registry.example", "tag": "1", "digest": f"sha256:{SHA}"},
+    "ports": [{"container_port": 80, "host_port": 8080}, {"container_port": 81}], "environment": {"LEVEL": "3"},
+    "volumes": [{"host_path": "$DATA_PATH/census", "container_path": "/data"}], "resources": {"cpus": 2, "memory": "2GB", "gpus": 1},
+    "outputs": ["model/**"], "move_to": [{"source": "model", "shelf": "models", "to": "%%execution_id%%/x"}], "persistent": True,
+    "pre_checks": ["census/*.csv"], "source": {"url": "https://git.example/a.git", "branch": "main", "commit": "a" * 40},
+    "command": {"base": ["python3", "-m", "mean"], "args": [
+        {"id": "rounds", "type": "int", "default": 3, "position": 1, "prefix": "--rounds", "separate": True},
+        {"id": "name", "required": True},
+    ]},
+    "single_node": True, "host_list": ["site-a"],
+}  # fmt: skip
+
+
+async def test_a_template_is_read_as_what_it_was(anna: httpx.AsyncClient, centre: Centre) -> None:
+    own = Tool.model_validate({"name": "rich", "tasks": [RICH]})
+    centre.records.catalogue.put_tool("rich", own.model_dump_json())
+    template = await told(anna, "tasks/rich.main")
+    assert (template["host_list"], template["outputs"]["model_dir"]) == (["SITE_A"], "$SANDBOX_PATH/model")
+    ((_, read),), _ = legacy.tools([(Path("template.json"), template)])
+    assert read.tasks[0].model_dump() == own.tasks[0].model_dump()
+    assert template in await told(anna, "tasks")
+    assert "(there are: " in await refused(anna, 404, "tasks/rich.other")
 
 
 # Submission
