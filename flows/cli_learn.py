@@ -42,18 +42,17 @@ def learn(
     import getpass
     from uuid import uuid4
 
-    from federation.learning.package import Package
+    from federation.learning import opening
     from federation.learning.session import load_session
 
     asked = load_session(file)
-    Package.load(Path(asked.package))
     if check:
+        opening.check(asked)
         typer.echo(f"{file}: sound")
         return
     asked = asked.model_copy(update={"user": user if user is not None else asked.user or getpass.getuser()})
 
     def begin(here: SessionConfiguration) -> SessionRow:
-        from federation.learning import opening
         from flows import connection
 
         return opening.begin(connection.centre(), here, key or str(uuid4()))

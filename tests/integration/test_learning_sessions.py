@@ -218,6 +218,32 @@ async def test_pause_continue_and_stop(centre: Centre, begin: Callable[..., Sess
     assert model(centre, again, 1, tmp_path) == pytest.approx(step(step(0, [1, 2, 3]), [1, 2, 3]), abs=1e-12)
 
 
+async def test_what_was_cancelled_while_nobody_had_the_session_is_done_anew(
+    centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path
+) -> None:
+    """As the reconciler does once a killed process has been away for long."""
+    go = tmp_path / "go"
+    session = begin(rounds=1, settings={"faults": {"site-3": {"1": "wait"}}, "until": str(go)})
+    execution = phase_execution("ada", session.id, 1, "train")
+
+    def state() -> str | None:
+        row = centre.records.run(str(run_id(execution, "train", "site-3")))
+        return row.state if row else None
+
+    async with Learner(centre, session) as learner:
+        training = asyncio.create_task(learner.train(1))
+        await asyncio.to_thread(until, lambda: state() == "RUNNING")
+        training.cancel()
+        await asyncio.wait([training])
+    centre.cancel(execution, "its flow run is Crashed")
+    until(lambda: state() == "CANCELLED")
+    go.touch()
+    await run(centre, session.id)
+    assert outcomes(centre, session, 1) == dict.fromkeys(NODES, "COUNTED")
+    attempts = {found.node: row.attempt for found, row in centre.records.current_attempts(str(execution))}
+    assert attempts["site-3"] == 2
+
+
 async def test_the_hook_of_a_cancelled_flow_run_stops_its_session(
     centre: Centre, federation: LocalFederation, begin: Callable[..., SessionRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +295,6 @@ def scaffold(rounds: int, rate: float) -> float:
         ("after", "fold", 5),
         ("after", "remember", 2),
         ("after", "keep", 2),
-        ("before", "close", 2),
     ],
 )
 def test_a_session_whose_process_was_killed_goes_on_where_it_was(
