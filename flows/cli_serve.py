@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,6 +44,12 @@ def run(centre: Centre, settings: GatewaySettings) -> None:
     submitter = FlowSubmitter(centre, settings)
     socket = listening(settings)
     app = application(centre, submitter, settings)
+    if find_spec("nicegui"):
+        from federation.gateway import pages
+
+        pages.mount(app)
+    else:
+        typer.echo("without pages: `pip install nicegui` brings them", err=True)
     if centre.settings.embedded and (password := first_administrator(centre.records.gateway)):
         typer.echo(f"first start: sign in as administrator with the password {password}, which is shown this once", err=True)
     elif not settings.oidc_issuer and not centre.records.gateway.users():

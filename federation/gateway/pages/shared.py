@@ -1,0 +1,111 @@
+"""What several pages show alike: states, times, sizes, facts, tables with links."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from nicegui import ui
+
+from federation.gateway.pages.frame import AT
+
+#: State of a run or an execution, or presence of a node -> icon and colour of Quasar's. The word always stands beside it.
+MARKS = {
+    "QUEUED": ("schedule", "grey-7"), "ACCEPTED": ("schedule", "grey-7"), "OPEN": ("play_circle", "primary"), "STAGING_IN": ("download", "primary"),
+    "RUNNING": ("play_circle", "primary"), "STAGING_OUT": ("upload", "primary"), "AWAITING_RELEASE": ("front_hand", "accent"),
+    "SUCCEEDED": ("check_circle", "positive"), "DEGRADED": ("error", "warning"), "FAILED": ("cancel", "negative"), "REJECTED": ("block", "negative"),
+    "LOST": ("help", "negative"), "CANCELLED": ("do_not_disturb_on", "warning"),
+    "connected": ("check_circle", "positive"), "suspect": ("error", "warning"), "gone": ("cloud_off", "negative"),
+}  # fmt: skip
+OTHER = ("circle", "grey-7")
+
+
+def state(name: str) -> None:
+    """A state with its mark."""
+    icon, colour = MARKS.get(name, OTHER)
+    with ui.element("span").classes("fem-mark"):
+        ui.icon(icon, color=colour).props('aria-hidden="true"')
+        ui.label(words(name))
+
+
+def words(name: str) -> str:
+    """AWAITING_RELEASE as people read it."""
+    return name.replace("_", " ").lower() if name.isupper() else name
+
+
+def moment(at: datetime | None) -> str:
+    """A time, in UTC as the records have it."""
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else ""
+
+
+def ago(at: datetime | None, now: datetime) -> str:
+    """How long it is since, coarse enough to stay the same for a while."""
+    return "never" if at is None else f"{lasted((now - at).total_seconds())} ago"
+
+
+def lasted(seconds: float) -> str:
+    """Seconds for people."""
+    seconds = max(0, seconds)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} d"
+
+
+def size(of: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if of < 1024:
+            return f"{of:.0f} {unit}" if unit == "B" or of >= 10 else f"{of:.1f} {unit}"
+        of /= 1024
+    return f"{of:.1f} TiB"
+
+
+def heading(text: str) -> None:
+    """Of a part of the page."""
+    ui.label(text).classes("fem-heading").props('role="heading" aria-level="2"')
+
+
+def facts(of: Mapping[str, object]) -> None:
+    """Names and values; what is empty is left out."""
+    with ui.element("dl").classes("fem-facts"):
+        for name, value in of.items():
+            if value not in ("", None, ()):
+                with ui.element("dt"):
+                    ui.label(name)
+                with ui.element("dd"):
+                    ui.label(str(value))
+
+
+def table(
+    label: str, columns: Sequence[str], rows: list[dict[str, Any]], *, links: Mapping[str, str] | None = None, key: str = "id", **more: Any
+) -> ui.table:
+    """Rows of texts under these columns. `links`: column -> field that holds its address; a column `state` has its mark."""
+    made = ui.table(
+        columns=[{"name": name, "label": name, "field": name, "align": "left", "sortable": True} for name in columns],
+        rows=marked(rows), row_key=key, column_defaults={"align": "left"}, **more,
+    ).classes("full-width").props(f'flat dense wrap-cells hide-pagination aria-label="{label}"')  # fmt: skip
+    for column, address in (links or {}).items():
+        made.add_slot(
+            f"body-cell-{column}",
+            f"""<q-td :props="props"><a v-if="props.row['{address}']" :href="props.row['{address}']" class="nicegui-link">{{{{ props.value }}}}</a>
+            <span v-else>{{{{ props.value }}}}</span></q-td>""",
+        )
+    made.add_slot(
+        "body-cell-state",
+        """<q-td :props="props"><q-icon :name="props.row.mark[0]" :color="props.row.mark[1]" size="1.25em" aria-hidden="true" class="q-mr-xs" />
+        {{ props.value }}</q-td>""",
+    )
+    return made
+
+
+def marked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the mark of their state."""
+    return [row | {"mark": MARKS.get(row["state"], OTHER), "state": words(row["state"])} if "state" in row else row for row in rows]
+
+
+def at(path: str) -> str:
+    """Address of a page for a link that NiceGUI does not make."""
+    return AT + path
