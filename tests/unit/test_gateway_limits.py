@@ -132,6 +132,13 @@ def served(app: FastAPI, settings: GatewaySettings) -> Iterator[tuple[str, int]]
         found.close()
 
 
+def test_answers_do_not_wait_for_the_clients_word() -> None:
+    with listening(GatewaySettings(port=0)) as found, socket.create_connection(found.getsockname()):
+        accepted, _ = found.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_client_that_stops_reading_is_let_go(centre: Centre) -> None:
     app = a_gateway(centre, patience=1, port=0)
     ended = threading.Event()
