@@ -46,7 +46,8 @@ class SessionResult(BaseModel):
     def explain(self) -> str:
         """One line for people."""
         told = "".join(f", {name} {value:.4g}" for name, value in sorted(self.metrics.items()))
-        return f"{self.name}: {self.state} after {self.rounds} rounds ({self.reason}){told}"
+        rounds = f"{self.rounds} round{'' if self.rounds == 1 else 's'}"
+        return f"{self.name}: {self.state} after {rounds} ({self.reason}){told}"
 
 
 @task(name="seed", **STEP)

@@ -154,5 +154,5 @@ def test_where_there_is_no_federation_a_session_brings_its_own(fem: Fem, tmp_pat
     home = tmp_path / "home"
     done = fem("learn", str(file), FEM_HOME=str(home))
     assert done.returncode == 0, done.stderr
-    assert "half-way: FINISHED after 1 rounds" in done.stdout
+    assert "half-way: FINISHED after 1 round (" in done.stdout
     assert {path.name for path in (home / "local-data" / "site-01" / "breast-cancer").iterdir()} == {"train.npz", "test.npz"}
