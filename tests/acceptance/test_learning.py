@@ -79,7 +79,7 @@ def write(folder: Path, **changes: Any) -> Path:
 def waiting(environment: dict[str, str], centre: Centre, folder: Path, file: Path, key: str) -> tuple[subprocess.Popen[str], SessionRow]:
     """`fem learn` that is in round 2, where site-3 is at work and does not end."""
     process = subprocess.Popen(
-        ["fem", "learn", str(file), "--key", key, "--user", "ada"], env=environment, cwd=folder, text=True, stdout=subprocess.PIPE,
+        ["fem", "learn", str(file), "--key", key, "--user", "ada"], env=environment | {"TMPDIR": str(folder)}, cwd=folder, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
 

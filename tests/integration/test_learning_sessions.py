@@ -303,7 +303,8 @@ def test_a_session_whose_process_was_killed_goes_on_where_it_was(
     """With SCAFFOLD, to which an update that counts twice, or is remembered twice, makes a difference."""
     session = begin(aggregator={"name": "scaffold", "arguments": {"learning_rate": 0.5}})
     words = [sys.executable, "-m", "tests.support.dying_learner", session.id, when, call, str(number)]
-    died = subprocess.run(words, env=os.environ | federation.environment(), capture_output=True, text=True, timeout=120)
+    environment = os.environ | federation.environment() | {"TMPDIR": str(tmp_path)}  # who is killed leaves its files
+    died = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
     assert died.returncode == -signal.SIGKILL, died.stderr
     rounds = {row.number: row.state for row in centre.records.learning.rounds(session.id)}
     assert rounds == {1: "DONE", 2: "OPEN"}
