@@ -73,8 +73,7 @@ class Listening:
         """End it at its nodes, and listen to it no longer: its nodes may never say a word."""
         await self.cut(phase, why)
         if (task := self._under_way.pop(phase, None)) is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await _end([task])
 
     async def settle(self, why: str, seconds: float) -> None:
         """End all that is under way, and wait a while for the nodes' word."""
@@ -85,8 +84,15 @@ class Listening:
 
     async def leave(self) -> None:
         """Listen no longer; what runs goes on. It can be begun again."""
-        for task in self._under_way.values():
-            task.cancel()
-        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        await _end(self._under_way.values())
         self._under_way.clear()
         self._arrived.clear()
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel them, as often as it takes: until Python 3.12 a `wait_for` that gets what it waits for loses the cancellation that comes with it."""
+    while any(not task.done() for task in tasks):
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=1.0)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -63,20 +63,20 @@ else:
 """
 
 
-def write_package(folder: Path) -> Path:
+def write_package(folder: Path, python: str = sys.executable) -> Path:
     """The package, in a folder of its own."""
     folder.mkdir(parents=True)
     (folder / "client.py").write_text(PROGRAM)
-    entries = {entry: [sys.executable, "client.py", entry] for entry in ("train", "validate", "seed")}
+    entries = {entry: [python, "client.py", entry] for entry in ("train", "validate", "seed")}
     (folder / "client.yaml").write_text(yaml.safe_dump({"name": "half-way", "entry_points": entries}))
     return folder
 
 
-def a_session(folder: Path, **changes: Any) -> SessionConfiguration:
+def a_session(folder: Path, *, python: str = sys.executable, **changes: Any) -> SessionConfiguration:
     """A session of that package, below `folder`: three rounds from a model of zeros."""
     package = folder / "package"
     if not package.exists():
-        write_package(package)
+        write_package(package, python)
         save(folder / "seed.safetensors", {"w": np.zeros(4)})
     fields: dict[str, Any] = {
         "name": "test", "user": "ada", "package": str(package), "model": str(folder / "seed.safetensors"), "rounds": 3, "round_timeout": 60.0,

@@ -1,0 +1,54 @@
+"""A session on RabbitMQ, MinIO and Docker, whose combiner's node and one of whose clients' are killed in mid-round."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from federation.learning import opening
+from federation.learning.models import ModelFile
+from federation.learning.trail import Trail
+from tests.conftest import Services
+from tests.support.dying_learner import run
+from tests.support.learning import a_session, step, value
+from tests.support.learning_image import learning_image
+from tests.support.rig import Rig
+from tests.support.services import real_rig
+from tests.support.waiting import SOON
+
+
+@pytest.fixture
+def house(services: Services, tmp_path: Path) -> Iterator[Rig]:
+    """Three clients and a node for a combiner; no worker is started yet."""
+    name = f"learn-{time.time_ns():x}"
+    with real_rig(services, tmp_path / "fem", tuple(f"{name}-{number}" for number in (1, 2, 3, 4)), name) as made:
+        yield made
+
+
+async def test_a_combiner_and_a_client_killed_in_mid_round(house: Rig, services: Services, tmp_path: Path, unique: str) -> None:
+    first, second, lost, combiner = house.federation.nodes
+    house.start(first)
+    house.start(second)
+    # Once its container runs: in the middle of its training, and of its folding.
+    dying = [house.start_dying(node, "after:start-container") for node in (lost, combiner)]
+    tree = [{"name": "top"}, {"name": "left", "at": combiner, "above": "top"}, {"name": "right", "at": first, "above": "top"}]
+    asked = a_session(
+        tmp_path, python="python3", image=learning_image(services), nodes=(first, second, lost), combiners=tree, rounds=2, buffer=2,
+        clients_required=2,
+    )  # fmt: skip
+    session = opening.begin(house.centre, asked, unique)
+    await run(house.centre, session.id)
+
+    assert [process.wait(SOON) for process in dying] == [-signal.SIGKILL] * 2
+    learning = house.centre.records.learning
+    assert learning.find_session(session.id).state == "FINISHED"
+    for number, w in enumerate([step(0, [1, 2]), step(step(0, [1, 2]), [1, 2])], 1):
+        outcomes = {row.client: (row.outcome, row.combiner) for row in learning.updates(session.id, number)}
+        assert outcomes == {first: ("COUNTED", "right"), second: ("COUNTED", "right"), lost: ("LATE", "")}
+        (row,) = (row for row in learning.models(session.id) if row.round == number)
+        found = value(ModelFile(Trail(house.centre).fetch(row, tmp_path / f"{number}.safetensors")))
+        assert found == pytest.approx(w, abs=1e-9), "the flat mean of those that answered"
