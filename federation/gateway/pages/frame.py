@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 from urllib.parse import quote
 
@@ -60,6 +60,8 @@ class Visit:
     who: Caller
     #: The page's heading.
     heading: ui.label
+    #: What is done again and again once the page is drawn: seconds, and what. NiceGUI sends a page as it is when its first timer starts.
+    timers: list[tuple[float, Callable[[], Awaitable[None]]]] = field(default_factory=list)
 
     def named(self, title: str) -> None:
         """Head the page with the name of what it shows."""
@@ -103,7 +105,7 @@ class Visit:
                 last = fresh
                 show(fresh)
 
-        ui.timer(every, again, immediate=False)
+        self.timers.append((every, again))
 
 
 def identified(services: Services, request: Request) -> Caller:
@@ -149,11 +151,12 @@ async def drawn(request: Request, page: Page, pages: tuple[Page, ...]) -> Redire
     except NotSignedIn:
         return RedirectResponse(sign_in(request), 303)
     except FdnError as error:
-        _, body = framed(request, None, page.title, pages)
+        _, body, banner = framed(request, None, page.title, pages)
         with body:
             failed(request, error)
+            _watch(request, banner)
         return None
-    heading, body = framed(request, who, page.title, pages)
+    heading, body, banner = framed(request, who, page.title, pages)
     visit = Visit(services, request, who, heading)
     with body:
         try:
@@ -161,8 +164,12 @@ async def drawn(request: Request, page: Page, pages: tuple[Page, ...]) -> Redire
             await page.draw(visit)
         except FdnError as error:
             body.clear()
+            visit.timers.clear()
             with body:
                 failed(request, error)
+        for every, again in visit.timers:
+            ui.timer(every, again, immediate=False)
+        _watch(request, banner)
     return None
 
 
@@ -180,8 +187,8 @@ def scheme(request: Request) -> None:
     ui.dark_mode({"dark": True, "light": False}.get(request.cookies.get(SCHEME, "")))
 
 
-def framed(request: Request, who: Caller | None, title: str, pages: tuple[Page, ...]) -> tuple[ui.label, ui.column]:
-    """Header and navigation; gives the page's heading and its place."""
+def framed(request: Request, who: Caller | None, title: str, pages: tuple[Page, ...]) -> tuple[ui.label, ui.column, ui.column]:
+    """Header and navigation; gives the page's heading, its place, and that of what is down."""
     ui.page_title(f"{title} · Federation")
     with ui.header().classes("items-center q-px-md q-py-xs no-wrap fem-header"):
         menu = ui.button(icon="menu", color=None).props('flat round aria-label="Navigation"')
@@ -198,8 +205,7 @@ def framed(request: Request, who: Caller | None, title: str, pages: tuple[Page, 
         heading = ui.label(title).props('role="heading" aria-level="1"').classes("fem-title")
         place = ui.column().classes("full-width fem-body")
     ui.skip_link("Skip to content", target=body)
-    _watch(request, banner)
-    return heading, place
+    return heading, place, banner
 
 
 def _navigation(request: Request, who: Caller | None, pages: tuple[Page, ...]) -> None:
