@@ -110,7 +110,7 @@ class NodeFolding(CentreFolding):
         super().__init__(centre, aggregator, base, state, folder, own=own, combiners=combiners, assigned=assigned)
         self._round = round
         self._waiting: dict[str, Waiting] = {name: Waiting() for name in (REDUCER, *combiners)}
-        self._lost: set[str] = set()
+        self._gone: set[str] = set()
         self._told: dict[str, ModelInfo] = {}
         self._refused: dict[str, str] = {}
 
@@ -129,6 +129,7 @@ class NodeFolding(CentreFolding):
             return await super().take(arrived)
         if isinstance(self._aggregator, Corrected):
             await asyncio.to_thread(self._only_remember, arrived, self._aggregator)
+        assert arrived.file is not None
         self._waiting[self.combiner(arrived.client)].pieces.append(Piece(arrived.client, arrived.file, update=True))
         return None
 
@@ -147,16 +148,16 @@ class NodeFolding(CentreFolding):
         while True:
             await self._round.alive()
             await asyncio.to_thread(self._fold_here)
-            connected = await asyncio.to_thread(self._connected)
+            here = await asyncio.to_thread(connected, self._centre)
             for phase, task in list(tasks.items()):
-                away = self._tree[task.combiner].at not in connected
+                away = self._tree[task.combiner].at not in here
                 if away or loop.time() > task.until:
                     why = "its node is not connected" if away else f"it has not ended within {self._round.asked.round_timeout:g} s"
                     del tasks[phase]
                     await self._round.listening.drop(phase, f"its clients go to others: {why}")
                     self._lose(task.combiner, why)
             for name in self._ready({task.combiner for task in tasks.values()}):
-                if self._tree[name].at not in connected:
+                if self._tree[name].at not in here:
                     self._lose(name, "its node is not connected")
                     continue
                 batch = self._waiting[name].pieces[:BATCH]
@@ -179,7 +180,7 @@ class NodeFolding(CentreFolding):
     def _above(self, name: str) -> Iterator[str]:
         """Those above it that are not lost, the nearest first; the reducer last."""
         while (above := self._tree[name].above) is not None:
-            if above not in self._lost:
+            if above not in self._gone:
                 yield above
             name = above
         yield REDUCER
@@ -190,9 +191,6 @@ class NodeFolding(CentreFolding):
         blocked = {above for name in due | busy for above in self._above(name)}
         return sorted(due - busy - blocked)
 
-    def _connected(self) -> set[str]:
-        return {node.name for node in presence(self._centre.records) if node.presence == "connected"}
-
     # Tasks
 
     def _order(self, name: str, batch: Sequence[Piece]) -> Phase:
@@ -202,8 +200,7 @@ class NodeFolding(CentreFolding):
         digest = hashlib.sha256("".join(f"{file.sha256} {place}\n" for place, file in sorted(files.items())).encode()).hexdigest()
         key = f"{of.session}/{of.number}/{TOOL}/{name}/{digest}"
         path = self._folder / AGGREGATOR
-        arguments = self._aggregator.model_dump(mode="json", exclude_none=True)
-        path.write_text(json.dumps({"name": self._aggregator.name, "arguments": arguments}))
+        path.write_text(json.dumps(asked_for(self._aggregator)))
         aggregator = described(TOOL, execution_id(of.asked.user, key), AGGREGATOR, path)
         with path.open("rb") as source:
             self._centre.store.put(aggregator.where, source, aggregator.size)
@@ -261,10 +258,10 @@ class NodeFolding(CentreFolding):
     def _lose(self, name: str, why: str) -> None:
         """Give up a combiner: what it has summed, and the sums that it was to add up, go to the one above; updates to others."""
         log.warning("round %d: combiner %s is lost: %s", self._round.number, name, why, extra={"action": "combiner-lost"})
-        self._lost.add(name)
+        self._gone.add(name)
         self._hand_up(name)
         pieces, self._waiting[name].pieces = self._waiting[name].pieces, []
-        left_ = [one.combiner for one in self._tree.values() if one.name not in self._lost]
+        left_ = [one.combiner for one in self._tree.values() if one.name not in self._gone]
         try:
             after = reassign(self._assigned, name, self._round.clients, left_, self._round.asked.preference())
         except NoCombiner:
@@ -296,3 +293,13 @@ class NodeFolding(CentreFolding):
         path = download(self._centre, piece.file, self._folder / f"{piece.name}.combined")
         round.add_partial(ModelFile(path, name=f"combiner {piece.name}"))
         path.unlink()
+
+
+def connected(centre: Centre) -> set[str]:
+    """The nodes that are heard."""
+    return {node.name for node in presence(centre.records) if node.presence == "connected"}
+
+
+def asked_for(aggregator: Aggregator) -> dict[str, object]:
+    """An aggregator, as at_node.py is told it."""
+    return {"name": aggregator.name, "arguments": aggregator.model_dump(mode="json", exclude_none=True)}

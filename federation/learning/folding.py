@@ -39,7 +39,8 @@ class Arrived:
     """An update that lies in the store, as its manifest lists it. `base` is the model that its client began with."""
 
     client: str
-    file: OutputFile
+    #: None where it is to stay at its node.
+    file: OutputFile | None
     base: ModelFile
 
 
@@ -53,6 +54,10 @@ class Folding(Protocol):
     @property
     def refused(self) -> Mapping[str, str]:
         """Client -> why its update could not be counted, of those that `take` did not tell of."""
+
+    @property
+    def lost(self) -> Mapping[str, str]:
+        """Client -> why its update was lost after it was taken."""
 
     @property
     def told(self) -> Mapping[str, ModelInfo]:
@@ -101,6 +106,10 @@ class CentreFolding:
         return {}
 
     @property
+    def lost(self) -> Mapping[str, str]:
+        return {}
+
+    @property
     def told(self) -> Mapping[str, ModelInfo]:
         return {}
 
@@ -135,6 +144,7 @@ class CentreFolding:
 
     def _fetched(self, arrived: Arrived) -> ModelFile:
         """The update as a file, of this round's base."""
+        assert arrived.file is not None
         path = download(self._centre, arrived.file, self._folder / arrived.client)
         try:
             update = ModelFile(path, name=arrived.client)

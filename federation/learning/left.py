@@ -20,9 +20,14 @@ EXAMPLES = "examples"
 
 
 def left(centre: Centre, ended: Ended, name: str = "") -> tuple[OutputFile | None, str]:
-    """The file that the command was to leave, or another one by its name; or why there is none. A fault of the store that may pass is raised."""
+    """The file that the command was to leave, or another one by its name; or why there is none, "" where none was to leave.
+
+    A fault of the store that may pass is raised.
+    """
     if ended.state is not State.SUCCEEDED:
         return None, f"{ended.state}" + (f" ({ended.reason.code}): {ended.reason.message}" if ended.reason else "")
+    if not ended.phase.job.tool.task(ended.phase.entry).outputs:
+        return None, ""
     name = name or OUTPUTS[ended.phase.entry]
     try:
         result = describe(centre, ended.submission)

@@ -23,7 +23,7 @@ from federation.catalogue.node import node_id
 from federation.catalogue.tool import TaskTemplate, Tool
 from federation.centre import Centre, Submission
 from federation.execution import Job
-from federation.learning.at_node import PARTIAL
+from federation.learning.at_node import MASKED, PARTIAL, answered
 from federation.learning.package import SETTINGS_INPUT, SETTINGS_VARIABLE, Entry
 from federation.learning.session import Part, SessionConfiguration
 from federation.request import build
@@ -31,10 +31,11 @@ from federation.tool_request import ToolRequest
 from storage.records import NewAttempt
 
 #: A package's command, or one of the federation's own program (at_node.py).
-Step = Entry | Literal["combine"]
+Step = Entry | Literal["combine", "keys", "shares", "masked", "reveal"]
 #: What each leaves, below the sandbox.
 OUTPUTS: dict[Step, str] = {
     "train": "update.safetensors", "validate": "metrics.json", "seed": "model.safetensors", "combine": PARTIAL,
+    "keys": answered("keys"), "shares": answered("shares"), "masked": MASKED, "reveal": answered("reveal"),
 }  # fmt: skip
 #: Ends that only say that nobody wanted a run: the reconciler ends what a killed process has left.
 UNWANTED = frozenset({State.CANCELLED, State.LOST})
@@ -68,10 +69,12 @@ class StoredSession(SessionConfiguration):
 
     def tool(self, entry: Entry) -> Tool:
         """The command as a tool, which no catalogue has."""
+        secret = self.secure_sum is not None and entry == "train"
         template = build(
             TaskTemplate, id=entry, image=self.reference, command={"base": list(self.client.commands[entry])}, datasets=self.datasets,
             environment={SETTINGS_VARIABLE: f"$INPUT_PATH/{SETTINGS_INPUT}"}, resources=self.resources, timeout=self.timeout,
-            outputs=(OUTPUTS[entry],),
+            # In a secure sum the update stays in the sandbox, for the steps that follow.
+            outputs=() if secret else (OUTPUTS[entry],), persistent=secret,
         )  # fmt: skip
         return Tool(name=node_id(self.client.name)[:63].strip("-"), title=self.client.name, tasks=(template,))
 
@@ -128,13 +131,14 @@ class Phase:
         return mendable and left > 0 and not self.job.ending
 
 
-def phase_execution(user: str, session: str, number: int, entry: Entry) -> UUID:
+def phase_execution(user: str, session: str, number: int, step: Step) -> UUID:
     """The id of the execution that a phase is."""
-    return execution_id(user, _key(session, number, entry))
+    return execution_id(user, step_key(session, number, step))
 
 
-def _key(session: str, number: int, entry: Entry) -> str:
-    return f"{session}/{number}/{entry}"
+def step_key(session: str, number: int, step: Step) -> str:
+    """Its idempotency key."""
+    return f"{session}/{number}/{step}"
 
 
 def open_phase(
@@ -144,7 +148,7 @@ def open_phase(
     """A command of the client package, by `open_step`; its package's files go along."""
     package = {file.name: file for file in asked.client.files}
     return open_step(
-        centre, asked, asked.tool(entry), number, entry, _key(session, number, entry), nodes, lambda node: {**package, **inputs(node)},
+        centre, asked, asked.tool(entry), number, entry, step_key(session, number, entry), nodes, lambda node: {**package, **inputs(node)},
         required=required, retries=asked.retries, flow_run=flow_run, anew=anew,
     )  # fmt: skip
 

@@ -34,7 +34,7 @@ from fdn_worker.errors import Fault, FdnError, SystemFault
 from fdn_worker.protocol import InputFile, State, TaskEvent, now
 from federation.centre import Centre
 from federation.learning import attendance, selection, stopping
-from federation.learning.aggregator import Aggregator, Corrected
+from federation.learning.aggregator import Aggregator, Corrected, Linear
 from federation.learning.assignment import assign
 from federation.learning.checkpoints import Checkpoints
 from federation.learning.combining import NodeFolding, Round
@@ -42,6 +42,7 @@ from federation.learning.folding import Arrived, CentreFolding, Folding
 from federation.learning.inputs import Inputs
 from federation.learning.left import left, means, metrics
 from federation.learning.listening import Listening
+from federation.learning.masking import SecureFolding
 from federation.learning.metrics import Measuring
 from federation.learning.models import ModelFile, ModelRefused
 from federation.learning.opening import stored
@@ -162,9 +163,8 @@ class Learner:
             if row.requested:
                 phases.add(await self._open(number, "train", row.requested, self._models_for(number, aggregator, parent, base, server)))
             counted = await self._collect(number, phases, folding)
-            counted -= await self._settled(number, folding)
-            if len(counted) < self.asked.clients_required:
-                await self._too_few(number, len(counted))
+            await self._enough(number, counted)
+            await self._enough(number, counted - await self._settled(number, folding))
             await self._keep(number, parent, folding)
         except BaseException:
             # Taken again it listens from the beginning, since what was folded is lost with this call.
@@ -251,18 +251,21 @@ class Learner:
         def own(client: str) -> ModelFile | None:
             return self._inputs.remembered(client, number)
 
-        if not combiners:
+        if not combiners and self.asked.secure_sum is None:
             return CentreFolding(self._centre, aggregator, base, state, folder, own=own)
         there = [client for client in await asyncio.to_thread(attendance.clients, self._centre, self.asked) if client.name in clients]
-        assigned = assign(there, [one.combiner for one in combiners.values()], self.asked.preference())
-        if all(one.at == CENTRE for one in combiners.values()):
+        assigned = assign(there, [one.combiner for one in combiners.values()], self.asked.preference()) if combiners else {}
+        if combiners and all(one.at == CENTRE for one in combiners.values()):
             return CentreFolding(self._centre, aggregator, base, state, folder, own=own, combiners=combiners, assigned=assigned)
         (model,) = self._inputs.model(await self._model_row(number - 1)).values()
         round = Round(self.id, self.asked, number, model, there, self._listening, self._alive, self._flow_run)
+        if self.asked.secure_sum is not None:
+            assert isinstance(aggregator, Linear)
+            return SecureFolding(self._centre, aggregator, base, state, folder, round)
         return NodeFolding(self._centre, aggregator, base, state, folder, round, own=own, combiners=combiners, assigned=assigned)
 
     async def _settled(self, number: int, folding: Folding) -> set[str]:
-        """Have combiners at nodes do their work, and write down what they tell; the clients whose updates they have refused."""
+        """Have combiners at nodes do their work, and write down what they tell; the clients whose updates are in no sum."""
         await folding.settle()
         for client, info in folding.told.items():
             told = {"combiner": folding.combiner(client), "examples": info.examples, "metrics": dict(info.metrics)}
@@ -270,7 +273,9 @@ class Learner:
         for client, why in folding.refused.items():
             log.warning("round %d: update refused: %s", number, why, extra={"action": "update-refused"})
             await self._note(number, client, outcome="REFUSED", reason=why)
-        return set(folding.refused)
+        for client, why in folding.lost.items():
+            await self._note(number, client, outcome="LOST", reason=why)
+        return {*folding.refused, *folding.lost}
 
     async def _collect(self, number: int, phases: set[Phase], folding: Folding) -> set[str]:
         """Fold what comes, until enough has, nothing more can come, or the time is over; whose updates count."""
@@ -296,7 +301,7 @@ class Learner:
         """Fold an update that has come, and write down what became of it; whether it counts."""
         client, of = ended.client, ended.phase.number
         file, why = await asyncio.to_thread(left, self._centre, ended)
-        if file is None:
+        if why:
             await self._note(of, client, outcome="LOST", reason=why, ended=now())
             return False
         try:
@@ -314,11 +319,15 @@ class Learner:
         await self._note(number, client, outcome=outcome, reason="", ended=now(), **told)
         return True
 
-    async def _too_few(self, number: int, counted: int) -> None:
+    async def _enough(self, number: int, counted: set[str]) -> None:
+        """Raise RoundFailed where too few updates came."""
+        required = max(self.asked.clients_required, self.asked.secure_sum.threshold if self.asked.secure_sum else 0)
+        if len(counted) >= required:
+            return
         updates = await asyncio.to_thread(self._records.updates, self.id, number)
         became = "; ".join(f"{one.client}: {one.outcome}" + f" ({one.reason})" * bool(one.reason) for one in updates)
         raise RoundFailed(
-            f"round {number}: {counted} of the {self.asked.clients_required} updates that are required: {became or 'nothing came'}",
+            f"round {number}: {len(counted)} of the {required} updates that are required: {became or 'nothing came'}",
             remedy=f"see the clients' logs: `fem logs {phase_execution(self.asked.user, self.id, number, 'train')}`",
         )
 

@@ -11,8 +11,16 @@ import numpy as np
 
 from federation.learning.accumulator import Accumulator, PartialInfo
 from federation.learning.aggregator import Linear
-from federation.learning.models import ModelFile
+from federation.learning.models import ModelFile, ModelInfo
+from federation.learning.rounds import told
 from federation.learning.secure_sum import SecureSumFailed, Words, from_fixed, to_fixed
+
+
+def agreed_totals(aggregator: Linear, metrics: Iterable[str]) -> list[str]:
+    """Names of all that is added up of clients which tell these metrics, in an order that is the same for all."""
+    info = ModelInfo(examples=1.0, steps=1.0, metrics=dict.fromkeys(metrics, 0.0))
+    weights = aggregator.weights(info, "a client")
+    return sorted({*aggregator.totals(info), *told(info), *weights, *(f"kept:{name}" for name in weights)})
 
 
 def to_words(partial: ModelFile, totals: Sequence[str], bits: int, members: int) -> Words:

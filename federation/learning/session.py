@@ -16,7 +16,7 @@ from fdn_worker.protocol.order import IMAGE_PATTERN, Digest
 from federation.catalogue.document import CatalogueError, Document
 from federation.catalogue.tool import Needs
 from federation.learning import assignment, selection, stopping
-from federation.learning.aggregator import Aggregator, Linear, load
+from federation.learning.aggregator import Aggregator, Corrected, Linear, load
 from federation.learning.checkpoints import Checkpoints
 from federation.learning.local_data import LocalData
 from federation.learning.selection import Selection
@@ -130,6 +130,19 @@ class CombinerEntry(Part):
         return assignment.Combiner(self.name, self.region, self.room)
 
 
+class SecureSum(Part):
+    """Updates stay at the nodes, and the centre sees their sum alone (secure_sum.py)."""
+
+    #: Clients that must stay to the end: more than half of them.
+    threshold: Annotated[int, Field(ge=2)]
+    #: The metrics of updates that are added up with them; others stay where they are.
+    metrics: tuple[str, ...] = ()
+    #: Sums are in units of 2^-bits, and stay below 2^(62 - bits).
+    bits: Annotated[int, Field(ge=8, le=48)] = 32
+    #: Of its tasks, NAME:TAG@DIGEST; left out, the clients'.
+    image: Annotated[str, Field(min_length=1, pattern=IMAGE_PATTERN)] | None = None
+
+
 class SessionConfiguration(Part):
     """A whole file. Paths are as it has them, or absolute once `load_session` has read it."""
 
@@ -164,6 +177,7 @@ class SessionConfiguration(Part):
     assign: Literal["least_packed", "by_region", "by_name"] = "least_packed"
     #: Of `assign: by_name`: client -> combiner.
     names: dict[Id, Id] = Field(default_factory=dict)
+    secure_sum: SecureSum | None = None
     datasets: tuple[Id, ...] = ()
     resources: Needs = Needs()
     launcher: str | None = None
@@ -250,6 +264,28 @@ class SessionConfiguration(Part):
             raise ValueError("names: goes with `assign: by_name`, and says which client goes to which combiner")
         if strange := sorted(set(self.names.values()) - {one.name for one in self.combiners}):
             raise ValueError(f"names: {strange[0]} is no combiner")
+        return self
+
+    @model_validator(mode="after")
+    def _sums_fit(self) -> SessionConfiguration:
+        if self.secure_sum is None:
+            return self
+        aggregator = self.make_aggregator(1)
+        if not isinstance(aggregator, Linear):
+            raise ValueError(
+                f"secure_sum: {self.aggregator.name} compares the updates of all clients, and their sum is all there is to see"
+            )
+        if isinstance(aggregator, Corrected):
+            raise ValueError(
+                f"secure_sum: {self.aggregator.name} remembers something of each client's update, which the centre does not see"
+            )
+        if self.combiners:
+            raise ValueError("secure_sum: the sum is made at the centre, and combiners would see updates")
+        if self.stragglers != "drop":
+            raise ValueError("secure_sum: an update counts in its own round alone: `stragglers: drop`")
+        asked = self.clients_requested or (None if self.nodes == "*" else len(self.nodes))
+        if asked is not None and not asked // 2 < self.secure_sum.threshold <= asked:
+            raise ValueError(f"secure_sum: a threshold of {self.secure_sum.threshold} of {asked} clients: it is more than half of them")
         return self
 
     def make_aggregator(self, clients: int) -> Aggregator:

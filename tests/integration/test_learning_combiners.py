@@ -6,13 +6,18 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from federation.centre import Centre
 from federation.learning import combining, opening
 from federation.learning.models import ModelFile
+from federation.learning.phases import phase_execution
+from federation.learning.running import Learner, RoundFailed
+from federation.learning.secure_sum import to_fixed
 from federation.learning.trail import Trail
 from federation.local import LocalFederation
+from storage.keys import execution_prefix
 from storage.learning import SessionRow
 from tests.integration.test_learning_sessions import scaffold
 from tests.support.dying_learner import run
@@ -34,9 +39,12 @@ NAMES = {"site-1": "left", "site-2": "right", "site-3": "middle"}
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
     home = tmp_path_factory.mktemp("combiners")
     policy = home / "policy.toml"
-    policy.write_text(a_rule(id_="learn", tools='["half-way"]') + a_rule(id_="combine", tools='["combine"]', projects='["open"]'))
+    policy.write_text(
+        a_rule(id_="learn", tools='["half-way"]', keep_sandboxes="true")
+        + a_rule(id_="sums", tools='["combine", "secure-sum"]', projects='["open"]', keep_sandboxes="true")
+    )
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"  # a python3 that has numpy
-    local = LocalFederation(home, (*NODES, AWAY), launcher_options={"path": path}, options={"policy": str(policy)})
+    local = LocalFederation(home, (*NODES, AWAY), launcher_options={"path": path}, options={"policy": str(policy), "keep_sandboxes": True})
     local.prepare()
     try:
         for node in NODES:
@@ -102,11 +110,11 @@ async def test_combiners_that_are_away_or_refused_give_their_clients_to_others(
     centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path
 ) -> None:
     tree = [{"name": "away", "at": AWAY}, {"name": "roomy", "at": "site-1", "room": 2}]
-    session = begin(combiners=tree, assign="by_name", names=dict.fromkeys(NODES[:2], "away") | {"site-3": "roomy"}, round_timeout=60)
+    session = begin(combiners=tree)
     await run(centre, session.id)
     assert model(centre, session, 1, tmp_path) == pytest.approx(step(0, [1, 2, 3]), abs=1e-9)
-    (by,) = {row.combiner for row in centre.records.learning.updates(session.id, 1) if row.client != "site-3"}
-    assert by == "", "roomy has room for one of the two, so that both are the centre's"
+    by = {row.client: row.combiner for row in centre.records.learning.updates(session.id, 1)}
+    assert by == {"site-1": "", "site-2": "roomy", "site-3": ""}, "roomy has no room for both, so that the centre takes them"
 
 
 async def test_a_policy_that_refuses_the_tool_leaves_it_to_the_centre(
@@ -118,3 +126,38 @@ async def test_a_policy_that_refuses_the_tool_leaves_it_to_the_centre(
     told = [record.getMessage() for record in caplog.records if getattr(record, "action", "") == "combiner-lost"]
     assert {text.partition(" is lost: ")[0] for text in told} >= {"round 1: combiner left", "round 1: combiner right"}
     assert all("REJECTED (policy-" in text for text in told), told
+
+
+async def test_a_secure_sum_without_the_client_that_is_lost_in_the_middle(
+    centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path
+) -> None:
+    """Site-1 has sealed its shares, and has no number to send: the others take its masks off the sum."""
+    session = begin(secure_sum={"threshold": 2, "metrics": ["loss"]}, settings={"faults": {"site-1": {"1": "nan"}}})
+    await run(centre, session.id)
+    assert model(centre, session, 1, tmp_path) == pytest.approx(step(0, [2, 3]), abs=1e-8)
+    lost, *counted = centre.records.learning.updates(session.id, 1)
+    assert (lost.client, lost.outcome) == ("site-1", "LOST")
+    assert lost.reason == "it left the secure sum: FAILED (exit-code): the task ended with exit code 1"
+    assert {(row.client, row.outcome, row.examples) for row in counted} == {(node, "COUNTED", None) for node in ("site-2", "site-3")}
+    (row,) = (row for row in centre.records.learning.models(session.id) if row.round == 1)
+    # (2 (2 - 1)^2 4 + 3 (3 - 1.5)^2 4) / 5: the mean, weighted by examples, of what the two have told.
+    assert row.metrics["loss"] == pytest.approx((2 * 4 * 1.0 + 3 * 4 * 2.25) / 5)
+    assert row.participants == 2
+    masked = phase_execution("ada", session.id, 1, "masked")
+    left = [
+        info.key
+        for execution in (masked, phase_execution("ada", session.id, 1, "train"))
+        for info in centre.store.list(execution_prefix(execution))
+    ]
+    outputs = [key for key in left if "/outputs/" in key]
+    assert [key.rpartition("/")[2] for key in outputs] == ["masked.bin"] * 2
+    for key, client in zip(sorted(outputs), (2, 3), strict=True):
+        sent = np.frombuffer(b"".join(centre.store.get(key)), "<u8")
+        assert not set(sent) & set(to_fixed(np.array([client * client / 2]), 32, 3)), "nobody's own sum is to be seen"
+
+
+async def test_a_secure_sum_below_its_threshold_fails_the_session(centre: Centre, begin: Callable[..., SessionRow]) -> None:
+    session = begin(secure_sum={"threshold": 3}, settings={"faults": {"site-1": {"1": "fail"}}})
+    async with Learner(centre, session) as learner:
+        with pytest.raises(RoundFailed, match=r"2 of the 3 updates that are required: site-1: LOST \(FAILED \(exit-code"):
+            await learner.train(1)
