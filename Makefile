@@ -4,6 +4,9 @@ BIN := .venv/bin
 SERVICES := $(BIN)/python -m deployments.services
 # Arguments for pytest: make test ARGS="-k broker"
 ARGS ?=
+# How many test files run at once: most tests wait for processes. A file's tests stay together, since they share what they start, and the
+# slow ones, of the rooms that come first, begin first.
+JOBS ?= 3
 
 # Importing Prefect takes twice as long without byte code; nothing here speaks to the user's own Prefect, or of us to anybody.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -26,7 +29,7 @@ demo: .venv/with-demo
 	$(if $(filter real,$(DEMO)),$(SERVICES) with --) $(BIN)/python -m examples.summary
 
 test: .venv/with-dev
-	CI=true $(SERVICES) with -- $(BIN)/pytest $(ARGS)
+	CI=true $(SERVICES) with -- $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # A Flower app as a tool, at three nodes of this machine; flwr has an environment of its own.
 flower: .venv/with-demo .cache/flower/with-1.42.0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +31,8 @@ from federation.results import NotSucceeded
 from flows import connection
 from flows.federated_task import federated_task
 from tests.support.waiting import SOON, eventually
+
+from .conftest import SEED
 
 
 @pytest.fixture(autouse=True)
@@ -145,8 +150,8 @@ def test_a_second_submission_with_the_key_is_the_first(centre: Centre) -> None:
 
 
 def test_an_infrastructure_fault_gets_a_new_attempt_and_a_users_does_not(centre: Centre) -> None:
-    # The task ends the shim that watches it, so that its exit status is lost.
-    killer = ["/bin/sh", "-c", "kill -9 $PPID; sleep 5"]
+    # The task ends the shim that watches it, so that its exit status is lost. The worker would wait for a shim that has not yet told of the start.
+    killer = ["/bin/sh", "-c", "sleep 1; kill -9 $PPID; sleep 5"]
     lost = call(argv=killer, retries=1, user="retries", idempotency_key="lost")
     assert (lost.name, lost.is_failed()) == ("Lost", True)
     result = lost.result(raise_on_failure=False).result
@@ -158,10 +163,13 @@ def test_an_infrastructure_fault_gets_a_new_attempt_and_a_users_does_not(centre:
 
 def test_without_a_server_prefect_starts_its_own(environment: dict[str, str], centre: Centre, tmp_path: Any) -> None:
     (home := tmp_path / "prefect").mkdir()
+    # To migrate a database of its own takes Prefect half a minute.
+    shutil.copy(SEED, home / "prefect.db")
     own = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"} | {"PREFECT_HOME": str(home)}
     ran = subprocess.run(
         ["fem", "run", "--node", "site-a", "--", "/bin/echo", "alone"], env=own, capture_output=True, text=True, timeout=SOON
     )
     assert ran.returncode == 0, ran.stderr
     assert "site-a | alone" in ran.stderr
-    assert (home / "prefect.db").exists(), "a server of Prefect's own was used"
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        assert database.execute("SELECT count(*) FROM flow_run").fetchone() == (1,), "a server of Prefect's own was used"
