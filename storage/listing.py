@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, true
 
-from fdn_worker.protocol import State
+from fdn_worker.protocol import State, TaskEvent
 from storage.database import Database
 from storage.rows import OPEN
-from storage.schema import executions, runs
+from storage.schema import attempts, events, executions, runs
 
 #: Rows of a page at most.
 MOST = 500
@@ -74,6 +74,24 @@ class Running(NamedTuple):
     tool: str
 
 
+class Step(NamedTuple):
+    """A state of a run's current attempt, and since when by the node's clock."""
+
+    run: str
+    state: State
+    at: datetime
+
+
+class Head(NamedTuple):
+    """How far the events of a run's current attempt go."""
+
+    run: str
+    task: str
+    node: str
+    attempt: int
+    last: int
+
+
 def listed(database: Database, of: Owner | None, wanted: Filter, limit: int, after: Place | None = None) -> list[Listed]:
     """A page of at most `limit`; of all where `of` is None."""
     names = [name for name in Listed.__dataclass_fields__ if name != "runs"]
@@ -109,6 +127,33 @@ def running(database: Database, node: str = "") -> list[Running]:
 def at_node(database: Database, node: str, of: Owner | None, limit: int) -> list[Listed]:
     """The newest executions that have a run at the node."""
     return listed(database, of, Filter(node=node), limit)
+
+
+def story(database: Database, execution: str) -> list[Step]:
+    """The states of all its runs' current attempts, each run's in order."""
+    current = and_(events.c.run == runs.c.id, events.c.attempt == runs.c.attempt, events.c.state.is_not(None))
+    query = select(events.c.run, events.c.state, events.c.at).join_from(runs, events, current).where(runs.c.execution == execution)
+    with database.read() as db:
+        return [Step(*row) for row in db.execute(query.order_by(events.c.run, events.c.number))]
+
+
+def heads(database: Database, execution: str) -> list[Head]:
+    """Where the events of each run stand: who follows reads on where something came."""
+    current = and_(attempts.c.run == runs.c.id, attempts.c.attempt == runs.c.attempt)
+    query = (
+        select(runs.c.id, runs.c.task, runs.c.node, runs.c.attempt, attempts.c.last_number)
+        .join_from(runs, attempts, current).where(runs.c.execution == execution).order_by(runs.c.task, runs.c.node)
+    )  # fmt: skip
+    with database.read() as db:
+        return [Head(*row) for row in db.execute(query)]
+
+
+def lines_after(database: Database, run: str, attempt: int, number: int, limit: int) -> list[TaskEvent]:
+    """The next events of an attempt, at most `limit`; those without log lines are among them."""
+    of = (events.c.run == run, events.c.attempt == attempt, events.c.number > number)
+    with database.read() as db:
+        bodies = db.scalars(select(events.c.body).where(*of).order_by(events.c.number).limit(limit)).all()
+    return [TaskEvent.model_validate_json(body) for body in bodies]
 
 
 def _visible(of: Owner | None) -> ColumnElement[bool]:

@@ -13,11 +13,15 @@ from nicegui import app as nicegui
 from nicegui import ui
 
 from federation.gateway.access import Action
-from federation.gateway.pages import frame, headers, nodes, sign
+from federation.gateway.pages import execution, executions, frame, headers, nodes, outputs, sign, tool, tools
 from federation.gateway.pages.frame import AT, Page
 
 #: All of them, in the order of the navigation.
 PAGES: tuple[Page, ...] = (
+    Page("/executions", "Executions", executions.index, Action.EXECUTIONS_LIST, "Work", "list_alt"),
+    Page("/executions/{execution}", "Execution", execution.one, Action.EXECUTIONS_LIST),
+    Page("/tools", "Tools", tools.catalogue, Action.FEDERATION_READ, "Work", "handyman"),
+    Page("/tools/{tool}", "Tool", tool.form, Action.FEDERATION_READ),
     Page("/nodes", "Nodes", nodes.grid, Action.FEDERATION_READ, "Federation", "dns"),
     Page("/nodes/{node}", "Node", nodes.node, Action.FEDERATION_READ),
 )
@@ -38,6 +42,7 @@ def mount(app: FastAPI) -> None:
         return await frame.nowhere(request, PAGES)
 
     app.include_router(sign.router)
+    app.include_router(outputs.router)
     app.add_api_route("/", lambda: RedirectResponse(sign.HOME), include_in_schema=False)
     app.add_api_route(f"{AT}/", lambda: RedirectResponse(sign.HOME), include_in_schema=False)
     ui.run_with(

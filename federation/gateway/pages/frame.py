@@ -86,10 +86,10 @@ class Visit:
             told(error)
         return None
 
-    async def live(self, every: float, job: Callable[[Services, Caller], T], show: Callable[[T], object]) -> None:
-        """Show what the job gives, now and whenever it gives something else. What cannot be read meanwhile stays as it was."""
+    async def live(self, every: float, job: Callable[[Services, Caller], T], show: Callable[[T], object]) -> Callable[[], Awaitable[None]]:
+        """Show what the job gives, now and whenever it gives something else; gives what looks at once. What cannot be read stays as it was."""
         last = await self.ask(job)
-        show(last)
+        await _done(show(last))
 
         async def again() -> None:
             nonlocal last
@@ -103,9 +103,15 @@ class Visit:
                 return
             if fresh != last:
                 last = fresh
-                show(fresh)
+                await _done(show(fresh))
 
         self.timers.append((every, again))
+        return again
+
+
+async def _done(given: object) -> None:
+    if isinstance(given, Awaitable):
+        await given
 
 
 def identified(services: Services, request: Request) -> Caller:
@@ -223,7 +229,8 @@ def _navigation(request: Request, who: Caller | None, pages: tuple[Page, ...]) -
 
 
 def _person(who: Caller) -> None:
-    with ui.button(who.name, icon="account_circle", color=None).props(f'flat no-caps aria-label="{quote(who.name)}, account"'), ui.menu():
+    with ui.button(who.name, icon="account_circle", color=None).props("flat no-caps") as button, ui.menu():
+        button.props["aria-label"] = f"{who.name}: account and colours"
         ui.label(f"{who.name}, {who.role}").classes("q-pa-md")
         for name, icon in (("auto", "brightness_auto"), ("light", "light_mode"), ("dark", "dark_mode")):
             ui.menu_item(f"Colours: {name}", on_click=_chooser(name)).props(f'icon="{icon}"')

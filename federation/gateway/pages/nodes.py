@@ -145,7 +145,7 @@ async def node(visit: Visit) -> None:
          "to": shared.at(f"/executions/{one.id}")}
         for one in history
     ]  # fmt: skip
-    shared.table("Executions at this node", ("begun", "tool", "state", "user", "project"), rows, links={"tool": "to"}, pagination=HISTORY)
+    shared.table("Executions at this node", ("begun", "tool", "state", "user", "project"), rows, links={"tool": "to"}, rows_at_most=HISTORY)
 
 
 def node_now(services: Services, who: Caller, name: str) -> At:

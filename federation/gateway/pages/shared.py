@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -80,13 +80,14 @@ def facts(of: Mapping[str, object]) -> None:
 
 
 def table(
-    label: str, columns: Sequence[str], rows: list[dict[str, Any]], *, links: Mapping[str, str] | None = None, key: str = "id", **more: Any
-) -> ui.table:
-    """Rows of texts under these columns. `links`: column -> field that holds its address; a column `state` has its mark."""
+    label: str, columns: Sequence[str], rows: list[dict[str, Any]], *, rows_at_most: int, links: Mapping[str, str] | None = None, sortable: bool = True,
+) -> ui.table:  # fmt: skip
+    """Rows, each with an `id`, under these columns. `links`: column -> field that holds its address; a column `state` has its mark."""
     made = ui.table(
-        columns=[{"name": name, "label": name, "field": name, "align": "left", "sortable": True} for name in columns],
-        rows=marked(rows), row_key=key, column_defaults={"align": "left"}, **more,
-    ).classes("full-width").props(f'flat dense wrap-cells hide-pagination aria-label="{label}"')  # fmt: skip
+        columns=[{"name": name, "label": name, "field": name, "align": "left", "sortable": sortable} for name in columns],
+        rows=marked(rows), row_key="id", pagination=rows_at_most,
+    ).classes("full-width").props("flat dense wrap-cells hide-pagination")  # fmt: skip
+    made.props["aria-label"] = label
     for column, address in (links or {}).items():
         made.add_slot(
             f"body-cell-{column}",
@@ -109,3 +110,12 @@ def marked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def at(path: str) -> str:
     """Address of a page for a link that NiceGUI does not make."""
     return AT + path
+
+
+Changed = Callable[..., Coroutine[Any, Any, None]]
+
+
+def search(label: str, value: str, changed: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+    """A field whose text counts once the typing pauses."""
+    made = ui.input(label, value=value).props("debounce=350 clearable")
+    made.on_value_change(lambda event: changed(event.value or ""))

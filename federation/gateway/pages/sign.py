@@ -87,7 +87,7 @@ async def page(request: Request) -> None:
         if (said := SAID.get(request.query_params.get("said", ""))) is not None:
             note("error", said)
         with ui.element("form").props(f'method="post" action="{AT}/sign-in"'):
-            ui.element("input").props(f'type="hidden" name="then" value="{quote(request.query_params.get("then", ""), safe="/?=&")}"')
+            ui.element("input").props.update(type="hidden", name="then", value=_inside(request.query_params.get("then", "")))
             ui.input("User").props('name="username" autocomplete="username" autofocus required outlined').classes("full-width")
             ui.input("Password", password=True).props('name="password" autocomplete="current-password" required outlined').classes(
                 "full-width"

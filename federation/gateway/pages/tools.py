@@ -1,0 +1,48 @@
+"""The catalogue of tools."""
+
+from __future__ import annotations
+
+from nicegui import ui
+
+from federation.catalogue.tool import Tool
+from federation.gateway.access import Action, Caller
+from federation.gateway.pages import shared
+from federation.gateway.pages.frame import Visit, note
+from federation.gateway.services import Services
+
+#: Letters of a description on a card.
+LETTERS = 240
+
+
+async def catalogue(visit: Visit) -> None:
+    """A card for each tool, narrowed by what one types."""
+    found = await visit.ask(tools_of)
+    wanted = visit.request.query_params.get("text", "")
+    if not found:
+        note("empty", "The catalogue is empty.", "An operator fills it: fem sync, or fem apply with a tool's file.")
+        return
+
+    async def narrowed(text: str) -> None:
+        cards.clear()
+        with cards:
+            for tool in found:
+                if text.strip().lower() in f"{tool.name} {tool.title} {tool.description}".lower():
+                    _card(tool)
+
+    shared.search("Search", wanted, narrowed)
+    cards = ui.element("div").classes("fem-grid").props('role="list"')
+    await narrowed(wanted)
+
+
+def tools_of(services: Services, who: Caller) -> list[Tool]:
+    """Those that the catalogue has now, by name."""
+    services.gate.allow(who, Action.FEDERATION_READ)
+    return [Tool.model_validate_json(row.document) for row in services.centre.records.catalogue.tools()]
+
+
+def _card(tool: Tool) -> None:
+    with ui.element("div").props('role="listitem"'), ui.card().classes("fem-card full-height"):
+        ui.link(tool.title or tool.name, f"/tools/{tool.name}").classes("fem-card-name")
+        ui.label(f"{tool.name} {tool.version}").classes("fem-soft")
+        words = " ".join(tool.description.split())
+        ui.label(words if len(words) <= LETTERS else words[: LETTERS - 1] + "…")
