@@ -40,12 +40,13 @@ def test_another_end_is_found(grounds: Grounds) -> None:
         check(ground)
 
 
-def test_what_is_left_over_is_found(grounds: Grounds) -> None:
+def test_what_is_left_over_is_found(grounds: Grounds, monkeypatch: pytest.MonkeyPatch) -> None:
     with grounds.of("process") as ground:
         case = ground.begin()
         ground.go(case)
         folder = ground.rig.state_dir(ground.node) / "runs/left"
         folder.mkdir()
+        monkeypatch.setattr("tests.support.rig.SOON", 1.0)  # it will never be cleared away
         with pytest.raises(AssertionError, match="runs/left"):
             check(ground)
         folder.rmdir()
