@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -28,7 +28,9 @@ from federation.gateway.submitting import OURS
 from federation.request import BadRequest
 from federation.tool_request import ToolRequest
 from flows.execute_tool import execute_tool
+from flows.federated_learning import federated_learning
 from flows.steps import by_hand
+from storage.learning_rows import SessionRow
 from storage.records import OPEN, ExecutionRow
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class FlowSubmitter:
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway-flows", daemon=True)
-        #: Execution -> its flow run in this process. The loop's thread alone changes it.
+        #: Execution or session -> its flow run in this process. The loop's thread alone changes it.
         self._here: dict[str, asyncio.Task[None]] = {}
 
     def take_up(self) -> int:
@@ -89,7 +91,15 @@ class FlowSubmitter:
         else:
             self._begin(row, again=True)
 
-    def page(self, row: ExecutionRow) -> str | None:
+    def learn(self, row: SessionRow) -> None:
+        if not self._settings.deployment:
+            self._hold(row.id, lambda: self._session(row))
+            return
+        # What has been done to it since is part of the key: each time that it is to go on it may have one more.
+        key = f"session {row.id} {row.changed.isoformat()}"
+        self._ordered("federated-learning", {"session": row.id}, key, ["federation", f"session:{row.id[:8]}"])
+
+    def page(self, row: ExecutionRow | SessionRow) -> str | None:
         if not (self._settings.prefect_ui and row.flow_run):
             return None
         return f"{self._settings.prefect_ui.rstrip('/')}/runs/flow-run/{row.flow_run}"
@@ -103,7 +113,13 @@ class FlowSubmitter:
     # Of a deployment
 
     def _deployed(self, row: ExecutionRow) -> None:
-        name = f"execute-tool/{self._settings.deployment}"
+        # The same execution never has two.
+        run = self._ordered("execute-tool", _parameters(row), f"execution {row.id}", _tags(row))
+        self._centre.records.claim_execution(row.id, run)
+
+    def _ordered(self, flow: str, parameters: dict[str, Any], key: str, tagged: list[str]) -> str:
+        """The flow run of the deployment with this key, made or found."""
+        name = f"{flow}/{self._settings.deployment}"
         with _prefect() as client:
             try:
                 deployment = client.read_deployment_by_name(name)
@@ -111,11 +127,8 @@ class FlowSubmitter:
                 raise SystemFault(
                     f"there is no deployment {name}", code="no-deployment", remedy="`fem apply`, or mend deployment"
                 ) from error
-            # The same execution never has two.
-            run = client.create_flow_run_from_deployment(
-                deployment.id, parameters=_parameters(row), idempotency_key=f"execution {row.id}", tags=_tags(row)
-            )
-        self._centre.records.claim_execution(row.id, str(run.id))
+            run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters, idempotency_key=key, tags=tagged)
+        return str(run.id)
 
     def _cancelled_at_prefect(self, row: ExecutionRow) -> bool:
         """Whether its flow run could be told: its hook then tells the nodes, and the reconciler closes it."""
@@ -134,14 +147,18 @@ class FlowSubmitter:
     # In this process
 
     def _begin(self, row: ExecutionRow, *, again: bool) -> None:
+        self._hold(row.id, lambda: self._run(row, again))
+
+    def _hold(self, id_: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have the loop run it, unless it does already."""
         with self._lock:
             if not self._thread.is_alive():
                 self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._one_task(row, again), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._one_task(id_, run), self._loop).result()
 
-    async def _one_task(self, row: ExecutionRow, again: bool) -> None:
-        if row.id not in self._here:
-            self._here[row.id] = asyncio.create_task(self._run(row, again), name=f"execution {row.id}")
+    async def _one_task(self, id_: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if id_ not in self._here:
+            self._here[id_] = asyncio.create_task(run(), name=f"flow of {id_}")
 
     async def _run(self, row: ExecutionRow, again: bool) -> None:
         said, end = "its flow run ended before it did", "FAILED"
@@ -157,6 +174,15 @@ class FlowSubmitter:
             log.error("execution %s: %s", row.id, error, extra={"action": "flow-failed"})
             said = f"no flow run could be started: {error}"
         await asyncio.to_thread(self._settled, row.id, end, said)
+        del self._here[row.id]
+
+    async def _session(self, row: SessionRow) -> None:
+        """What went wrong with it stands in its records, or it may be gone on with again."""
+        try:
+            with tags("federation", f"session:{row.id[:8]}"):
+                await federated_learning(session=row.id, return_state=True)
+        except (RuntimeError, httpx.HTTPError) as error:
+            log.error("session %s: %s", row.id, error, extra={"action": "flow-failed"})
         del self._here[row.id]
 
     def _settled(self, execution: str, end: str, said: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Unpack
 
-from sqlalchemy import ColumnElement, Connection, Integer, Select, Table, literal, select, true, update
+from sqlalchemy import ColumnElement, Connection, Integer, Select, Table, func, literal, select, true, update
 
 from fdn_worker.protocol import now
 from storage.audit import AuditRecords
@@ -31,6 +31,7 @@ from storage.learning_rows import (
     UpdateRow,
     Wish,
 )
+from storage.listing import Owner, visible
 from storage.prefixes import CANDIDATES, bounds, only
 from storage.rows import RecordsRefused
 from storage.schema import measures, models, rounds, sessions, updates
@@ -84,10 +85,11 @@ class Learning:
             return only([SessionRow(**row._mapping) for row in db.execute(asked)], prefix, "session", "fem sessions list")
 
     def sessions(
-        self, state: SessionState | None = None, user: str | None = None, limit: int = 50, before: datetime | None = None
-    ) -> list[SessionRow]:
-        """The newest first; with `before`, those that were created before then."""
-        wanted = _all_of({sessions.c.state: state, sessions.c.user: user})
+        self, state: SessionState | None = None, user: str | None = None, limit: int = 50, before: datetime | None = None,
+        of: Owner | None = None,
+    ) -> list[SessionRow]:  # fmt: skip
+        """The newest first; with `before`, those that were created before then; with `of`, those that are the owner's."""
+        wanted = _all_of({sessions.c.state: state, sessions.c.user: user}) & visible(sessions, of)
         wanted &= true() if before is None else sessions.c.created < before
         newest = select(sessions).where(wanted).order_by(sessions.c.created.desc(), sessions.c.id).limit(limit)
         with self._db.read() as db:
@@ -265,6 +267,11 @@ class Learning:
         with self._db.read() as db:
             found = db.execute(select(measures).where(wanted).order_by(c.round, c.client, c.phase, c.name, c.step)).all()
         return [MeasureRow(**{**row._mapping, "value": math.nan if row.value is None else row.value}) for row in found]
+
+    def heard(self, session: str) -> int:
+        """How many measures a session has: by that one knows whether there are new ones."""
+        with self._db.read() as db:
+            return db.scalars(select(func.count()).select_from(measures).where(measures.c.session == session)).one()
 
     def _models(self, wanted: Select[Any]) -> list[ModelRow]:
         with self._db.read() as db:

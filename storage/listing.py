@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, Table, and_, func, or_, select, true
 
 from fdn_worker.protocol import State, TaskEvent
 from storage.database import Database
@@ -96,7 +96,7 @@ def listed(database: Database, of: Owner | None, wanted: Filter, limit: int, aft
     """A page of at most `limit`; of all where `of` is None."""
     names = [name for name in Listed.__dataclass_fields__ if name != "runs"]
     query = (
-        select(*(executions.c[name] for name in names)).where(_visible(of), _matching(wanted))
+        select(*(executions.c[name] for name in names)).where(visible(executions, of), _matching(wanted))
         .order_by(executions.c.created.desc(), executions.c.id).limit(min(limit, MOST))
     )  # fmt: skip
     if after is not None:
@@ -156,11 +156,12 @@ def lines_after(database: Database, run: str, attempt: int, number: int, limit: 
     return [TaskEvent.model_validate_json(body) for body in bodies]
 
 
-def _visible(of: Owner | None) -> ColumnElement[bool]:
+def visible(table: Table, of: Owner | None) -> ColumnElement[bool]:
+    """Rows of a table with `user` and `project` that are the owner's; all where it is None."""
     if of is None:
         return true()
     # No project is nobody's.
-    return or_(executions.c.user == of.user, executions.c.project.in_(sorted(of.projects - {""})))
+    return or_(table.c.user == of.user, table.c.project.in_(sorted(of.projects - {""})))
 
 
 def _matching(wanted: Filter) -> ColumnElement[bool]:

@@ -12,6 +12,7 @@ from sqlalchemy import Column, ColumnElement, Date, Float, cast, func, literal_c
 
 from fdn_worker.errors import Fault, FdnError
 from fdn_worker.protocol import State
+from storage.listing import Owner, visible
 from storage.records import Records
 from storage.schema import accounts
 
@@ -36,9 +37,9 @@ class BadReport(FdnError):
 
 def report(
     records: Records, by: Sequence[str] = ("user",), *, period: str | None = None, since: datetime | None = None, until: datetime | None = None,
-    where: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None, of: Owner | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """A row for each group of attempts that ended from `since` on and before `until`; `by` nothing gives one row of all.
+    """A row for each group of attempts that ended from `since` on and before `until`, of the owner or of all; `by` nothing gives one row.
 
     Columns: `period` (its first day, UTC; weeks begin on Monday) if one is given, those of `by`, then FIGURES: `runs`, each
     counted where its first attempt is, so that groups add up; `attempts` and how they ended; hours of processors and of running
@@ -53,7 +54,8 @@ def report(
         if period is not None:
             _known(period, PERIODS, "period")
             groups = {"period": _period(db.dialect.name, period), **groups}
-        chosen: list[ColumnElement[bool]] = [accounts.c[name] == _value(name, value) for name, value in where.items()]
+        chosen: list[ColumnElement[bool]] = [visible(accounts, of)]
+        chosen += [accounts.c[name] == _value(name, value) for name, value in where.items()]
         chosen += [accounts.c.ended >= since] if since is not None else []
         chosen += [accounts.c.ended < until] if until is not None else []
         columns = [column.label(name) for name, column in groups.items()]

@@ -38,6 +38,8 @@ class Action(StrEnum):
     EXECUTIONS_RETRY = "executions.retry"
     #: Sessions of learning and simulations, with their metrics.
     SESSIONS_READ = "sessions.read"
+    #: Have a session pause, go on or stop.
+    SESSIONS_STEER = "sessions.steer"
     #: Download a model, and see what it came from.
     MODELS_READ = "models.read"
     #: Accounting: who used what.
@@ -108,6 +110,7 @@ ALLOWED: Mapping[Action, Mapping[Role, Scope]] = {
         Action.EXECUTIONS_CANCEL:  (_S, _A, _N, _A),
         Action.EXECUTIONS_RETRY:   (_O, _A, _N, _A),
         Action.SESSIONS_READ:      (_S, _A, _A, _A),
+        Action.SESSIONS_STEER:     (_S, _A, _N, _A),
         Action.MODELS_READ:        (_S, _S, _A, _A),
         Action.REPORTS_READ:       (_S, _A, _A, _A),
         Action.AUDIT_READ:         (_N, _N, _A, _A),

@@ -23,7 +23,7 @@ Thing = TypeVar("Thing", bound=Owned)
 #: In the audit before it is done, each by itself: what changes something, and what takes data out.
 AT_ONCE = frozenset({
     Action.EXECUTIONS_SUBMIT, Action.EXECUTIONS_CANCEL, Action.EXECUTIONS_RETRY, Action.EXECUTIONS_OUTPUTS, Action.MODELS_READ,
-    Action.NODES_MANAGE, Action.NODES_CHECK, Action.USERS_MANAGE,
+    Action.SESSIONS_STEER, Action.NODES_MANAGE, Action.NODES_CHECK, Action.USERS_MANAGE,
 })  # fmt: skip
 
 

@@ -25,7 +25,8 @@ CLEAN = "/api/v2"
 #: Codes whose status is not that of their fault.
 STATUS = {
     "unknown-execution": 404, "unknown-tool": 404, "unknown-node": 404, "node-unknown": 404, "unknown-run": 404, "unknown-user": 404,
-    "object-missing": 404, "files-deleted": 410, "idempotency-conflict": 409, "stale-attempt": 409, "ambiguous-execution": 409, "node-offline": 409,
+    "object-missing": 404, "files-deleted": 410, "model-deleted": 410, "session-ended": 409,
+    "idempotency-conflict": 409, "stale-attempt": 409, "ambiguous-execution": 409, "node-offline": 409,
 }  # fmt: skip
 #: Codes of what may be down -> its name for people.
 PARTS = {"broker-unavailable": "the broker", "store-unavailable": "the object store", "records-unavailable": "the records"}

@@ -11,6 +11,7 @@ from federation.centre import Centre
 from federation.execution import Job, open_job
 from federation.request import BadRequest
 from federation.tool_request import ToolRequest
+from storage.learning_rows import SessionRow
 from storage.records import OPEN, ExecutionRow
 
 #: What the keys of executions begin with that the gateway submits: a start takes up those that an earlier one left.
@@ -29,7 +30,10 @@ class Submitter(Protocol):
     def retry(self, row: ExecutionRow) -> None:
         """Have a flow run do again what ended badly. BadRequest while it is still going on."""
 
-    def page(self, row: ExecutionRow) -> str | None:
+    def learn(self, row: SessionRow) -> None:
+        """Have a flow run go on with the session, where none has it; again is no harm."""
+
+    def page(self, row: ExecutionRow | SessionRow) -> str | None:
         """Address of its flow run in Prefect's UI, or None."""
 
     def close(self) -> None:

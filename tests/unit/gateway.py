@@ -14,6 +14,7 @@ from federation.gateway.passwords import hashed
 from federation.gateway.services import Services
 from federation.gateway.settings import GatewaySettings
 from federation.gateway.users import api_token
+from storage.learning_rows import SessionRow
 from storage.records import ExecutionRow
 
 PASSWORD = "correct horse battery"
@@ -36,7 +37,10 @@ class Remembering:
     def retry(self, row: ExecutionRow) -> None:
         self.calls.append(("retry", row.id))
 
-    def page(self, row: ExecutionRow) -> str | None:
+    def learn(self, row: SessionRow) -> None:
+        self.calls.append(("learn", row.id))
+
+    def page(self, row: ExecutionRow | SessionRow) -> str | None:
         return f"http://prefect/{row.id}"
 
     def close(self) -> None:

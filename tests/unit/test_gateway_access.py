@@ -42,6 +42,7 @@ EXPECTED = {
     "executions.cancel": {"r": MINE_AND_SHARED, "o": ALL, "a": NONE, "A": ALL},
     "executions.retry": {"r": MINE, "o": ALL, "a": NONE, "A": ALL},
     "sessions.read": {"r": MINE_AND_SHARED, "o": ALL, "a": ALL, "A": ALL},
+    "sessions.steer": {"r": MINE_AND_SHARED, "o": ALL, "a": NONE, "A": ALL},
     "models.read": {"r": MINE_AND_SHARED, "o": MINE_AND_SHARED, "a": ALL, "A": ALL},
     "reports.read": {"r": MINE_AND_SHARED, "o": ALL, "a": ALL, "A": ALL},
     "metrics.read": {"r": NONE, "o": ALL, "a": ALL, "A": ALL},
