@@ -49,6 +49,7 @@ async def one(visit: Visit) -> None:
     table = shared.table("Runs", COLUMNS, [], links={"node": "to"}, rows_at_most=MOST)
     shared.heading("Log")
     log = ui.log(max_lines=LINES).classes("fem-log").props('role="log" aria-label="Log lines as they come" tabindex="0"')
+    shared.file("All log lines as a text", f"/executions/{id_}/log")
     shared.heading("Outputs")
     files = ui.column().classes("full-width fem-body")
     before: tuple[tuple[str, int], ...] | None = None
@@ -83,7 +84,6 @@ async def one(visit: Visit) -> None:
 
     await follow()
     visit.timers.append((EVERY, follow))
-    ui.link("All log lines as a text", shared.at(f"/executions/{id_}/log")).props("download")
 
 
 def look(services: Services, who: Caller, id_: str) -> Seen:

@@ -56,11 +56,7 @@ class Chart:
 def gantt() -> Chart:
     """An empty chart."""
     said = ui.label().classes("fem-soft").props('role="status"')
-    chart = (
-        ui.echart(options([]))
-        .classes("full-width")
-        .props('role="img" aria-label="Timeline of the runs; the table below says how each stands"')
-    )
+    chart = ui.echart(options([])).classes("full-width")
 
     def show(bars: Sequence[Bar]) -> None:
         drawn = sorted(sorted(bars, key=lambda bar: -bar.seconds)[:MOST], key=lambda bar: (bar.task, bar.node))
@@ -94,7 +90,7 @@ def options(bars: Sequence[Bar]) -> dict[str, Any]:
         "tooltip": {"show": False},
     }
     return {
-        "animation": False, "aria": {"enabled": True},
+        "animation": False, "aria": {"enabled": True, "label": {"description": "Timeline of the runs; the table below says how each stands."}},
         "grid": {"left": 8, "right": 16, "top": 34, "bottom": 26, "containLabel": True},
         "legend": {"top": 0, "left": 0, "type": "scroll", "data": [words(state) for state in stages], "textStyle": text, "itemWidth": 14},
         "tooltip": {"trigger": "item", ":valueFormatter": "value => value + ' s'"},

@@ -54,7 +54,7 @@ async def show(visit: Visit, place: ui.column, row: ExecutionRow) -> None:
             note("empty", "Nothing has come back yet." if row.state == OPEN else "Nothing came back.")
             return
         if len(left.files) > 1:
-            ui.link(f"Download all {len(left.files)} as a zip", shared.at(f"/executions/{row.id}/zip")).props("download")
+            shared.file(f"Download all {len(left.files)} as a zip", f"/executions/{row.id}/zip")
         if len(left.files) > MOST:
             note("info", f"The first {MOST} are listed; the zip has them all.")
         _list(visit, row, left.files[:MOST])

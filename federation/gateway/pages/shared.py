@@ -87,7 +87,7 @@ def table(
         columns=[{"name": name, "label": name, "field": name, "align": "left", "sortable": sortable} for name in columns],
         rows=marked(rows), row_key="id", pagination=rows_at_most,
     ).classes("full-width").props("flat dense wrap-cells hide-pagination")  # fmt: skip
-    made.props["aria-label"] = label
+    made.props.update({"role": "region", "aria-label": label})
     for column, address in (links or {}).items():
         made.add_slot(
             f"body-cell-{column}",
@@ -96,8 +96,8 @@ def table(
         )
     made.add_slot(
         "body-cell-state",
-        """<q-td :props="props"><q-icon :name="props.row.mark[0]" :color="props.row.mark[1]" size="1.25em" aria-hidden="true" class="q-mr-xs" />
-        {{ props.value }}</q-td>""",
+        """<q-td :props="props"><span class="fem-mark"><q-icon :name="props.row.mark[0]" :color="props.row.mark[1]" aria-hidden="true" />
+        {{ props.value }}</span></q-td>""",
     )
     return made
 
@@ -105,6 +105,11 @@ def table(
 def marked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with the mark of their state."""
     return [row | {"mark": MARKS.get(row["state"], OTHER), "state": words(row["state"])} if "state" in row else row for row in rows]
+
+
+def file(text: str, path: str) -> None:
+    """A link that downloads what is there."""
+    ui.link(text, path).props("download")
 
 
 def at(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ from federation.tool_request import ToolRequest
 
 #: What a value of each type is, for the line below its field.
 FORMS = {"int": "a whole number", "float": "a number", "bool": "yes or no", "str": "a text"}
+#: Letters of a command in the plan.
+LETTERS = 160
 Read = Callable[[], Any]
 
 
@@ -145,8 +148,9 @@ def _fields(visit: Visit, offer: Offer) -> Callable[[], dict[str, Any]]:
 def _field(argument: Argument, before: Any) -> Read:
     """A field for an argument; what is left empty is its default."""
     needed = " *" if argument.required and argument.default is None else ""
-    default = "" if argument.default is None else f"Left empty: {_text(argument.default)}"
-    hint = ". ".join(filter(None, (argument.description.rstrip("."), default or FORMS[argument.type])))
+    form = "" if argument.choices else FORMS[argument.type]
+    default = form if argument.default is None else f"without a choice of yours: {_text(argument.default)}"
+    hint = "; ".join(filter(None, (argument.description.rstrip("."), default)))
     value = None if before is None or isinstance(before, dict) else before
     if argument.choices or argument.type == "bool":
         choices = {_text(choice): _text(choice) for choice in argument.choices} or {"true": "yes", "false": "no"}
@@ -203,7 +207,8 @@ def submitted(services: Services, who: Caller, made: Planned) -> str:
 def _plan(made: Planned, run: Callable[[Planned], Any]) -> None:
     shared.heading("Plan")
     rows = [
-        {"id": f"{one.task} {one.node}", "node": one.node, "task": one.task, "state": one.presence, "answer": one.says(), "runs": " ".join(one.argv)}
+        {"id": f"{one.task} {one.node}", "node": one.node, "task": one.task, "state": one.presence, "answer": one.says(),
+         "runs": shlex.join(one.argv)[:LETTERS]}
         for one in made.plan.runs
     ]  # fmt: skip
     shared.table("What each node would do", ("node", "task", "state", "answer", "runs"), rows, rows_at_most=len(rows))

@@ -22,15 +22,16 @@ async def catalogue(visit: Visit) -> None:
         note("empty", "The catalogue is empty.", "An operator fills it: fem sync, or fem apply with a tool's file.")
         return
 
+    cards: dict[str, ui.element] = {}
+
     async def narrowed(text: str) -> None:
-        cards.clear()
-        with cards:
-            for tool in found:
-                if text.strip().lower() in f"{tool.name} {tool.title} {tool.description}".lower():
-                    _card(tool)
+        for words, card in cards.items():
+            card.set_visibility(text.strip().lower() in words)
 
     shared.search("Search", wanted, narrowed)
-    cards = ui.element("div").classes("fem-grid").props('role="list"')
+    with ui.element("div").classes("fem-grid").props('role="list"'):
+        for tool in found:
+            cards[f"{tool.name} {tool.title} {tool.description}".lower()] = _card(tool)
     await narrowed(wanted)
 
 
@@ -40,9 +41,10 @@ def tools_of(services: Services, who: Caller) -> list[Tool]:
     return [Tool.model_validate_json(row.document) for row in services.centre.records.catalogue.tools()]
 
 
-def _card(tool: Tool) -> None:
-    with ui.element("div").props('role="listitem"'), ui.card().classes("fem-card full-height"):
+def _card(tool: Tool) -> ui.element:
+    with ui.element("div").props('role="listitem"') as item, ui.card().classes("fem-card full-height"):
         ui.link(tool.title or tool.name, f"/tools/{tool.name}").classes("fem-card-name")
         ui.label(f"{tool.name} {tool.version}").classes("fem-soft")
         words = " ".join(tool.description.split())
         ui.label(words if len(words) <= LETTERS else words[: LETTERS - 1] + "…")
+    return item
