@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError
@@ -62,6 +63,12 @@ class GatewaySettings(EnvironmentFirst):
 
     #: With it Prometheus may read /metrics; empty: operators and auditors alone, by tokens of their own.
     metrics_token: SecretStr = SecretStr("")
+
+    #: Folder whose folders are results of simulations, to look at by all who sign in; empty: none.
+    simulations: str = ""
+
+    #: Folder with the results of simulations that /api/v2 shows; none: it shows none.
+    simulations: Path | None = None
 
     #: Prefect's UI, for links to flow runs; empty: no links.
     prefect_ui: str = ""

@@ -66,7 +66,7 @@ def curves(title: str, of: Mapping[Phase, Curves], *, across: str, up: str) -> F
     rows = [
         [int(at) if at == int(at) else at, *(row.get(head, "") for head in heads[1:])] for at, row in sorted(table.items())[-MOST_ROWS:]
     ]
-    return Figure(title, f"{title}: {'; '.join(said) or 'nothing was told yet'}.", data, _layout(across, up, numbered=last), heads, rows)
+    return Figure(title, f"{title}: {'; '.join(said) or 'nothing was told yet'}.", data, figure_layout(across, up, numbered=last), heads, rows)
 
 
 def box_plot(title: str, boxes: Sequence[Box], phase: Phase, *, up: str) -> Figure:
@@ -100,7 +100,7 @@ def box_plot(title: str, boxes: Sequence[Box], phase: Phase, *, up: str) -> Figu
             f"in round {last.round} the median of {last.clients} clients is {last.median:.4g}, "
             f"half of them lie between {last.q1:.4g} and {last.q3:.4g}, and the mean is {last.mean:.4g}"
         )
-    layout = _layout("round", up, numbered=len(boxes))
+    layout = figure_layout("round", up, numbered=len(boxes))
     header = ["round", "clients", "low", "quartile 1", "median", "quartile 3", "high", "mean", "far outside"]
     return Figure(
         title, f"{title}: {said}.", data, layout, header,
@@ -127,7 +127,7 @@ def timeline(title: str, updates: Sequence[UpdateRow], now: datetime) -> Figure:
         "text": [f"{plain(bar.client)}, round {bar.round}: {kind}, {bar.seconds:.1f} s" for bar in of],
         "hovertemplate": "%{text}<extra></extra>",
     } for kind, of in sorted(kinds.items(), key=lambda item: (item[0].startswith("validate"), item[0]))]  # fmt: skip
-    layout = _layout("UTC", "") | {"height": 130 + max(60, 20 * len(clients)), "barmode": "overlay", "bargap": 0.25}
+    layout = figure_layout("UTC", "") | {"height": 130 + max(60, 20 * len(clients)), "barmode": "overlay", "bargap": 0.25}
     layout["xaxis"] |= {"type": "date"}
     layout["yaxis"] = {
         "type": "category", "categoryorder": "array", "categoryarray": clients, "autorange": "reversed", "automargin": True, "showgrid": False,
@@ -196,7 +196,8 @@ def _mode(x: Sequence[float]) -> str:
     return "lines+markers" if len(x) <= MARKED else "lines"
 
 
-def _layout(across: str, up: str, *, numbered: float = NUMBERED + 1) -> dict[str, Any]:
+def figure_layout(across: str, up: str, *, numbered: float = NUMBERED + 1) -> dict[str, Any]:
+    """Axes with these titles; up to NUMBERED rounds have their numbers."""
     return {
         "height": 340, "margin": {"l": 48, "r": 12, "t": 10, "b": 40}, "hovermode": "closest", "dragmode": False,
         "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "font": {"size": 12}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,7 +75,10 @@ def plots(outcome: Outcome) -> dict[str, tuple[str, str]]:
 
 
 def write(configurations: Mapping[str, Configuration], outcome: Outcome, folder: Path, title: str) -> list[Path]:
-    """report.md with figures/, report.html, summary.csv and rounds.csv in the folder; the files that people open are returned."""
+    """report.md with figures/, report.html, summary.csv and rounds.csv in the folder; the files that people open are returned.
+
+    Beside them, for pages (`results.py`), devices.csv and configurations.json: what each variant changes of the defaults.
+    """
     table, drawn = summary(outcome), plots(outcome)
     first = next(iter(configurations.values()))
     lead = (
@@ -92,6 +96,8 @@ def write(configurations: Mapping[str, Configuration], outcome: Outcome, folder:
         .render(title=title, lead=lead, summary=rounded.to_html(index=False, border=0), plots=[svg for _, svg in drawn.values()])
     )
     every = pd.concat([rounds(statuses).assign(variant=name) for name, statuses in outcome.items()], ignore_index=True)
+    devices = pd.concat([by_device(statuses).rename_axis("device").reset_index().assign(variant=name) for name, statuses in outcome.items()])
+    changed = {name: dict(settings(configuration)) for name, configuration in configurations.items()}
     files = {name: folder / name for name in ("report.md", "report.html", "summary.csv", "rounds.csv")}
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -101,6 +107,8 @@ def write(configurations: Mapping[str, Configuration], outcome: Outcome, folder:
         files["report.html"].write_text(page, encoding="utf-8")
         table.to_csv(files["summary.csv"], index=False)
         every.to_csv(files["rounds.csv"], index=False)
+        devices.to_csv(folder / "devices.csv", index=False)
+        (folder / "configurations.json").write_text(json.dumps(changed, indent=2), encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{folder}: {error.strerror or error}", remedy="name an output folder that can be written") from error
     return list(files.values())
@@ -117,11 +125,13 @@ def _markdown(frame: pd.DataFrame) -> str:
     return "\n".join([cells[0], "|" + "---|" * len(frame.columns), *cells[1:]])
 
 
+def settings(configuration: Configuration) -> list[tuple[str, object]]:
+    """What differs from the defaults, as (a.b.c, value)."""
+    return sorted(_flat(configuration.model_dump(mode="json", exclude_defaults=True)))
+
+
 def _settings(configuration: Configuration) -> str:
-    """What differs from the defaults."""
-    changed = configuration.model_dump(mode="json", exclude_defaults=True)
-    flat = sorted(_flat(changed))
-    return "\n".join(f"- `{key}`: {value}" for key, value in flat) or "All defaults."
+    return "\n".join(f"- `{key}`: {value}" for key, value in settings(configuration)) or "All defaults."
 
 
 def _flat(data: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
