@@ -1,4 +1,5 @@
-"""`python -m benchmarks [NAME...] [--quick]`: measure and print; what is not quick also writes its table of docs/reference/performance.md anew.
+"""`python -m benchmarks [NAME...] [--quick]`: measure and print; what is not quick also writes its table of docs/reference/performance.md
+anew, or of another page that a benchmark names.
 
 All results of the last run stand in .cache/benchmarks.json.
 """
@@ -10,7 +11,7 @@ import sys
 import time
 from importlib import import_module
 
-from benchmarks.harness import HEADER, Figure, machine, write, write_page
+from benchmarks.harness import HEADER, PAGE, Figure, machine, write, write_page
 from benchmarks.house import Services, versions
 
 NAMES = (
@@ -26,6 +27,9 @@ NAMES = (
     "first",
     "idle",
     "aggregation",
+    "simulation",
+    "session",
+    "accuracy",
     "trust",
 )
 
@@ -45,13 +49,14 @@ def main() -> int:
     for name in given.names or NAMES:
         # The load before each tells how quiet the machine was.
         facts, began_this = machine() | versions(services), time.monotonic()
-        figures = []
-        for figure in import_module(f"benchmarks.{name}").measure(services, given.quick):
+        figures, module = [], import_module(f"benchmarks.{name}")
+        for figure in module.measure(services, given.quick):
             figures.append(figure)
             print(figure.row(), flush=True)
         all_figures += figures
         if not given.quick:
-            write_page(name, figures, facts, time.monotonic() - began_this)
+            page, header = getattr(module, "PAGE", PAGE), getattr(module, "HEADER", HEADER)
+            write_page(name, figures, facts, time.monotonic() - began_this, page=page, header=header)
     write(all_figures, facts, time.monotonic() - began)
     return 0
 

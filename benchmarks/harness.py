@@ -131,13 +131,15 @@ def write(figures: Sequence[Figure], facts: dict[str, str], seconds: float) -> N
     RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_page(name: str, figures: Sequence[Figure], facts: dict[str, str], seconds: float) -> None:
+def write_page(
+    name: str, figures: Sequence[Figure], facts: dict[str, str], seconds: float, *, page: Path = PAGE, header: str = HEADER
+) -> None:  # fmt: skip
     """A benchmark's results as a table in the page, between its marks."""
     begin, end = BEGIN.format(name), END.format(name)
-    before, marked, rest = PAGE.read_text().partition(begin)
+    before, marked, rest = page.read_text().partition(begin)
     if not marked:
-        raise LookupError(f"{PAGE} has no line {begin.strip()!r}: say there what {name} is, and where its table stands")
+        raise LookupError(f"{page} has no line {begin.strip()!r}: say there what {name} is, and where its table stands")
     after = rest.partition(end)[2]
-    table = "\n".join([HEADER, *(figure.row() for figure in figures)])
+    table = "\n".join([header, *(figure.row() for figure in figures)])
     told = "; ".join(f"{what} {value}" for what, value in facts.items())
-    PAGE.write_text(f"{before}{begin}{table}\n\nMeasured in {math.ceil(seconds / 60)} min: {told}.\n{end}{after}")
+    page.write_text(f"{before}{begin}{table}\n\nMeasured in {math.ceil(seconds / 60)} min: {told}.\n{end}{after}")

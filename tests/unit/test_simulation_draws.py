@@ -47,6 +47,12 @@ def test_draws_are_those_of_the_formulas() -> None:
     assert spreads.min() < 20000 < 100000 < spreads.max()
 
 
+def test_devices_hold_different_amounts_of_data() -> None:
+    sizes = draw(configured(data={"num_examples_mean": 300, "num_examples_var": 100}, devices={"num": 2000}), 0).local_data_sizes
+    assert (sizes.min(), sizes.max()) == (200, 399)
+    assert sizes.mean() == pytest.approx(299.5, abs=5)
+
+
 def test_no_variance_is_the_constant() -> None:
     assert set(around(rng(), 7, 0, 50)) == {7}
     network = configured(network={"speed_mean": 1000, "speed_var": 0})

@@ -61,6 +61,27 @@ def test_one_seed_one_result_to_the_last_bit() -> None:
     assert first.fit.loss.tobytes() == again.fit.loss.tobytes()
 
 
+def test_first_weights_are_drawn_or_zeros() -> None:
+    """Where all devices fail, the first weights stay."""
+    still = {"simulation": {"num_rounds": 1}, "devices": {"p_available": 1, "p_fail": 1}}
+    assert run(**still).weights.any()
+    assert not run(**merged(still, {"simulation": {"initializer": "zeros"}})).weights.any()
+
+
+def test_the_learning_rate_is_that_of_the_optimizer() -> None:
+    """From zeros and with one step of all examples, the change is the gradient times the rate."""
+    one_step = {
+        "simulation": {"num_rounds": 1, "initializer": "zeros"}, "devices": {"p_fail": 0},
+        "algorithms": {"fit": {"params": {"epochs": 1, "batch_size": 40}}},
+    }  # fmt: skip
+    slow, fast = (
+        run(**merged(one_step, {"algorithms": {"optimizer": "sgd", "optimizer_params": {"learning_rate": rate}}})).weights
+        for rate in (0.1, 0.2)
+    )
+    assert np.allclose(fast, 2 * slow, rtol=1e-12)
+    assert slow.any()
+
+
 def test_one_by_one_comes_to_the_same() -> None:
     together, alone = run(), run(workers={"vectorised": False})
     assert together.weights == pytest.approx(alone.weights, rel=1e-9)
@@ -306,6 +327,15 @@ def test_a_sweep_is_one_report(swept: Path, tmp_path: Path) -> None:
     assert list(table.columns[:5]) == ["repetition", "phase", "round", "device", "answered"]
     rounds = pd.read_csv(tmp_path / "out/rounds.csv")
     assert rounds.groupby("variant").size().to_dict() == {"plain": 4, "far|off <b>": 4}
+
+
+def test_results_go_where_the_file_says(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {"output_folder": "results/of-this", "output_file": "few.json"}
+    swept.write_text(yaml.safe_dump(merged(BASE, {"simulation": named})))
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["simulate", str(swept)]).exit_code == 0
+    said = json.loads((tmp_path / "results/of-this/few.json").read_text())
+    assert said["config"]["simulation"]["output_file"] == "few.json"
 
 
 def test_the_command_says_what_is_wrong_and_nothing_else(swept: Path, tmp_path: Path) -> None:
