@@ -63,8 +63,8 @@ class Piece:
     update: bool
 
     def input(self) -> InputFile:
-        """As a task is handed it."""
-        name = f"{UPDATES if self.update else PARTIALS}/{self.name}{ENDING}"
+        """As a task is handed it. A combiner that was given more clients later has more than one sum."""
+        name = f"{UPDATES}/{self.name}{ENDING}" if self.update else f"{PARTIALS}/{self.name}.{self.file.sha256[:16]}{ENDING}"
         return InputFile(name=name, size=self.file.size, sha256=self.file.sha256, where=self.file.key)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,3 +166,25 @@ async def test_a_secure_sum_below_its_threshold_fails_the_session(centre: Centre
     async with Learner(centre, session) as learner:
         with pytest.raises(RoundFailed, match=r"2 of the 3 updates that are required: site-1: LOST \(FAILED \(exit-code"):
             await learner.train(1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "number"),
+    [
+        ({"combiners": [{"name": "only", "at": "site-2"}]}, 2),  # orders that were sent: of training, then the combiner's
+        ({"secure_sum": {"threshold": 2}}, 3),  # of training, keys, shares
+    ],
+)
+def test_a_process_killed_while_the_nodes_fold(
+    centre: Centre, federation: LocalFederation, begin: Callable[..., SessionRow], tmp_path: Path, fields: dict[str, Any], number: int
+) -> None:
+    """Whoever goes on finds the orders, and nothing is asked twice."""
+    session = begin(**fields)
+    words = [sys.executable, "-m", "tests.support.dying_learner", session.id, "after", "send", str(number)]
+    died = subprocess.run(words, env=os.environ | federation.environment(), capture_output=True, text=True, timeout=120)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    asyncio.run(run(centre, session.id))
+    assert model(centre, session, 1, tmp_path) == pytest.approx(step(0, [1, 2, 3]), abs=1e-8)
+    made = [row for row in centre.records.executions() if row.key.startswith(f"{session.id}/")]
+    assert len(made) == (2 if "combiners" in fields else 5)
+    assert {run.attempt for row in made for run in centre.records.runs_of(row.id)} == {1}

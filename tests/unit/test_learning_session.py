@@ -65,6 +65,12 @@ def test_paths_lie_beside_the_file_and_the_rest_has_defaults(tmp_path: Path) -> 
         ("rounds: 5", "stop: {patience: {rounds: 0}}", r":5: stop\.patience\.rounds: Input should be greater"),
         ("rounds: 5", "combiners: [{name: a, above: b}]", r":5: combiners: a stands below b, which is no combiner"),
         ("rounds: 5", "combiners: [{name: a, above: b}, {name: b, above: a}]", r":5: combiners: a stands below itself"),
+        (
+            "rounds: 5", "combiners: [{name: a, above: b}, {name: b, at: site-1}]",
+            r":5: combiners: a stands at the centre, and b above it at a node",
+        ),
+        ("rounds: 5", "secure_sum: {threshold: 1}", r":5: secure_sum\.threshold: Input should be greater than or equal to 2"),
+        ("rounds: 5", "secure_sum: {threshold: 2}", r"secure_sum: scaffold remembers something of each client's update"),
         ("rounds: 5", "assign: by_name", r"names: goes with `assign: by_name`"),
         ("rounds: 5", "model: seed.bin", r"session\.yaml:5: model: there is no file seed\.bin"),
         ("name: digits\n", "", r"session\.yaml:1: name: is required"),
@@ -82,6 +88,24 @@ def test_what_compares_updates_is_refused_where_only_sums_are_seen(tmp_path: Pat
     load(tmp_path, text)
     with pytest.raises(SessionRefused, match="combiners: median compares the updates of all clients"):
         load(tmp_path, text, combiners="[{name: a}]")
+    with pytest.raises(SessionRefused, match="secure_sum: median compares the updates of all clients"):
+        load(tmp_path, text, secure_sum="{threshold: 2}")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"combiners": "[{name: a}]"}, "the sum is made at the centre, and combiners would see updates"),
+        ({"stragglers": "next-round"}, "an update counts in its own round alone"),
+        ({"nodes": "[a, b, c, d]"}, "a threshold of 2 of 4 clients: it is more than half of them"),
+        ({"clients_requested": "1"}, "a threshold of 2 of 1 clients"),
+    ],
+)
+def test_what_a_secure_sum_does_not_go_with(tmp_path: Path, keys: dict[str, str], said: str) -> None:
+    text = "name: digits\npackage: package\n"
+    assert load(tmp_path, text, secure_sum="{threshold: 2}").secure_sum is not None
+    with pytest.raises(SessionRefused, match=f"secure_sum: {said}"):
+        load(tmp_path, text, secure_sum="{threshold: 2}", **keys)
 
 
 def of_two(clients: Sequence[Client], number: int) -> Sequence[Client]:
