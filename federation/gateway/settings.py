@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError
@@ -66,9 +65,6 @@ class GatewaySettings(EnvironmentFirst):
 
     #: Folder whose folders are results of simulations, to look at by all who sign in; empty: none.
     simulations: str = ""
-
-    #: Folder with the results of simulations that /api/v2 shows; none: it shows none.
-    simulations: Path | None = None
 
     #: Prefect's UI, for links to flow runs; empty: no links.
     prefect_ui: str = ""
