@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 from uuid import uuid4
 
+from fdn_worker.errors import SystemFault
 from fdn_worker.protocol.names import execution_id
 from federation.catalogue.find import find_tool, is_path
 from federation.centre import Centre
@@ -43,19 +44,25 @@ class Submitter(Protocol):
 def submit(centre: Centre, submitter: Submitter, asked: ToolRequest, key: str = "") -> Job:
     """Check the submission as a whole, write its record, and have it started. The same user and key give the same execution.
 
-    Errors of the request are raised as its run would raise them, and then nothing is on record.
+    Errors of the request are raised as its run would raise them, and then nothing is on record. What cannot be started waits for
+    the same key to be sent again; without a key nobody could, so it is closed.
     """
     # Both would be of this machine's disk, which is not the caller's.
     if is_path(asked.tool):
         raise BadRequest(f"tool {asked.tool!r} is a path", remedy="name a tool of the catalogue")
     if asked.inputs:
         raise BadRequest("inputs name files of the gateway's machine", remedy="hand small values over as arguments")
-    key = f"{OURS}{key or uuid4().hex}"
-    before = centre.records.execution(str(execution_id(asked.user, key)))
-    job = open_job(centre, find_tool(centre.records, asked.tool), asked, key)
+    named = f"{OURS}{key or uuid4().hex}"
+    before = centre.records.execution(str(execution_id(asked.user, named)))
+    job = open_job(centre, find_tool(centre.records, asked.tool), asked, named)
     row = centre.records.execution(str(job.execution))
     assert row is not None, "open_job wrote it"
     # One that is over, or that somebody runs, is told about and no more.
     if before is None or (before.state == OPEN and before.flow_run is None):
-        submitter.start(row)
+        try:
+            submitter.start(row)
+        except SystemFault as error:
+            if not key:
+                centre.records.close_execution(row.id, "FAILED", f"not started: {error}")
+            raise
     return job

@@ -175,10 +175,20 @@ def test_of_a_deployment(centre: Centre, client: SyncPrefectClient) -> None:
     submitter.close()
 
 
-def test_a_server_of_prefects_that_is_away_is_told(centre: Centre) -> None:
+def test_a_server_of_prefects_that_is_away_is_told_and_leaves_nothing_open_for_ever(centre: Centre, client: SyncPrefectClient) -> None:
     submitter = FlowSubmitter(centre, GatewaySettings(deployment="gateway"))
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}), pytest.raises(PrefectUnavailable):
-        submit(centre, submitter, ASKED)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
+        with pytest.raises(PrefectUnavailable):
+            submit(centre, submitter, ASKED)
+        (lost,) = centre.records.executions(1)
+        assert lost.state == "FAILED"
+        assert str(lost.outcome).startswith("not started: Prefect's server: ")
+        with pytest.raises(PrefectUnavailable):
+            submit(centre, submitter, ASKED, "sent again")
+    (waiting,) = centre.records.executions(1, state="OPEN")
+    client.create_deployment(client.create_flow_from_name("execute-tool"), "gateway")
+    assert str(submit(centre, submitter, ASKED, "sent again").execution) == waiting.id
+    assert row_of(centre, UUID(waiting.id)).flow_run, "the same key has it started"
     submitter.close()
 
 
