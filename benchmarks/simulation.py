@@ -26,6 +26,7 @@ from federation.simulation import devices
 from federation.simulation.configuration import Configuration
 from federation.simulation.partitions import partition
 from federation.simulation.simulator import check, simulate
+from federation.simulation.streams import Purpose, stream
 
 PACKAGE = ROOT / "examples/learning/digits"
 #: Devices, all of which train in each round, and examples of each.
@@ -77,7 +78,9 @@ def flower(folder: Path, rounds: int, processes: int = 2) -> Ran:
         data, x=np.stack([dataset.x[numbers] for numbers, _ in held]), y=np.stack([labels for _, labels in held]),
         test_x=dataset.test_x, test_y=dataset.test_y,
     )  # fmt: skip
-    settings = Package.load(PACKAGE).settings | {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE}
+    # The seed of the first model as our simulation tells it to the package.
+    seed = int(stream(asked.simulation.seed, Purpose.WEIGHTS, 0).integers(2**31))
+    settings = Package.load(PACKAGE).settings | {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "seed": seed}
     began = time.perf_counter()
     with peer.start("flower_simulation", str(PACKAGE), str(data), str(processes), str(rounds), json.dumps(settings), log=log) as process:
         said = json.loads(peer.answer(process, log))

@@ -182,7 +182,7 @@ class Workers(Section):
     number: Positive | None = None
     #: Address of a scheduler of Dask; one of its own, if left out.
     scheduler: str | None = None
-    #: Devices of one job.
+    #: Devices of one job at most.
     chunk: Positive = 32
     #: Seconds that a worker has for a job, and workers that one job may cost.
     lease: Annotated[float, Field(gt=0)] = 600.0

@@ -239,9 +239,10 @@ class _Repetition:
         groups: dict[int, np.ndarray],
     ) -> Iterator[Job]:  # fmt: skip
         """One for each group of devices, made when it is asked for; `groups` says who is in those that are under way."""
-        chunk = self._configuration.workers.chunk
-        for number, start in enumerate(range(0, len(answering), chunk)):
-            group = groups[number] = answering[start : start + chunk]
+        # As equal as can be: where the last job is a small one, workers wait for each other.
+        count = -(-len(answering) // self._configuration.workers.chunk)
+        for number, group in enumerate(np.array_split(answering, count) if count else []):
+            groups[number] = group
             tasks = tuple(
                 Task(
                     device, int(told.epochs[device]), int(told.batch_size[device]), int(told.num_examples[device]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from federation.simulation import analysis, export, sweep
 from federation.simulation.algorithms import ALGORITHMS, Algorithm
 from federation.simulation.configuration import Configuration, merged
 from federation.simulation.errors import NoClient, SimulationError
+from federation.simulation.executors import InProcess
 from federation.simulation.selection import SELECTIONS, Round, Selection
 from federation.simulation.simulator import Seen, States, Status, simulate
+from federation.simulation.worker import Job, Result
 from flows.cli import app
 
 #: Small, and quick to learn.
@@ -363,3 +366,19 @@ def test_a_folder_that_cannot_be_written(swept: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(Exception, match="name an output folder that can be written"):
         sweep.run(swept, sweep.checked(swept), output=tmp_path / "out")
+
+
+def test_the_jobs_of_a_round_are_as_equal_as_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten devices in jobs of four at most: 4, 3 and 3, since a last job of two would leave another worker waiting."""
+    sizes: list[int] = []
+
+    class Counting(InProcess):
+        def run(self, jobs: Iterator[Job]) -> Iterator[Result]:
+            for job in jobs:
+                sizes.append(len(job.tasks))
+                yield from super().run(iter([job]))
+
+    monkeypatch.setattr("federation.simulation.simulator.executor", lambda _: Counting())
+    everyone = {"fit": {"params": {"n": 10}}, "eval": {"params": {"n": 1}}}
+    run(algorithms=everyone, simulation={"num_rounds": 1}, devices={"p_available": 1, "p_fail": 0}, workers={"chunk": 4})
+    assert sizes == [4, 3, 3, 1]
