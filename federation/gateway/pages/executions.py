@@ -12,7 +12,7 @@ from fdn_worker.protocol import State
 from federation.gateway.access import Action, Caller
 from federation.gateway.pages import shared
 from federation.gateway.pages.frame import AT, Visit
-from federation.gateway.pages.visible import owner
+from federation.gateway.queries import owner
 from federation.gateway.services import Services
 from storage.listing import Filter, Listed, Place, listed
 from storage.rows import OPEN

@@ -14,7 +14,7 @@ from federation.catalogue.find import find_node
 from federation.gateway.access import Action, Caller, decide
 from federation.gateway.pages import shared
 from federation.gateway.pages.frame import Visit, note
-from federation.gateway.pages.visible import owner
+from federation.gateway.queries import owner
 from federation.gateway.services import Services
 from federation.presence import NodePresence, presence
 from storage.listing import Listed, Running, at_node, running
