@@ -210,6 +210,6 @@ def test_a_bar_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         shown = io.StringIO()
         monkeypatch.setattr(sys, "stderr", shown)
         monkeypatch.setattr("rich.console.Console", lambda terminal=terminal, **_: Console(file=sys.stderr, force_terminal=terminal))
-        with cli_records._bar(10, "fetching", quiet=False) as told:
+        with cli_records.bar(10, "fetching", quiet=False) as told:
             told(10)
         assert ("fetching" in shown.getvalue()) is terminal
