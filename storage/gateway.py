@@ -16,7 +16,11 @@ from storage.database import Database
 from storage.schema import memberships, rates, tokens, users
 
 # Made once, as in `folding`: each request asks these.
-_TOKEN = select(tokens).where(tokens.c.digest == bindparam("of"))
+_TOKEN = (
+    select(tokens, users, memberships.c.project)
+    .select_from(tokens.outerjoin(users, users.c.name == tokens.c.user).outerjoin(memberships, memberships.c.user == tokens.c.user))
+    .where(tokens.c.digest == bindparam("of"))
+)
 _USER = select(users).where(users.c.name == bindparam("of"))
 _PROJECTS = select(memberships.c.project).where(memberships.c.user == bindparam("of"))
 
@@ -128,8 +132,14 @@ class GatewayRecords:
     def token(self, digest: str) -> tuple[TokenRow, UserRow | None] | None:
         """The token as it stands, with its user, or None."""
         with self._db.read() as db:
-            row = db.execute(_TOKEN, {"of": digest}).first()
-            return (TokenRow(**row._mapping), _user(db, row.user)) if row else None
+            rows = db.execute(_TOKEN, {"of": digest}).all()
+        if not rows:
+            return None
+        # A row for each project, or one without.
+        width, first = len(tokens.c), rows[0]
+        of_user = dict(zip(users.c.keys(), first[width:-1], strict=True))
+        user = UserRow(**of_user, projects=frozenset(row[-1] for row in rows if row[-1] is not None)) if of_user["name"] else None
+        return TokenRow(*first[:width]), user
 
     def use_once(self, digest: str) -> bool:
         """Turn a refresh token in. False if that was done before."""

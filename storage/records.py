@@ -40,6 +40,15 @@ CHUNK = 500
 # Made once, as in `folding`: the relay asks these for every request of a node.
 _ATTEMPT = select(attempts).where(attempts.c.run == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
 _CURRENT = select(run_table.c.attempt).where(run_table.c.id == bindparam("of_run"))
+# And these for every poll of a dashboard.
+_EXECUTION = select(executions).where(executions.c.id == bindparam("of"))
+_RUNS = select(run_table).where(run_table.c.execution == bindparam("of")).order_by(run_table.c.task, run_table.c.node)
+_RUNS_AND_ATTEMPTS = (
+    select(run_table, attempts)
+    .outerjoin_from(run_table, attempts, (attempts.c.run == run_table.c.id) & (attempts.c.attempt == run_table.c.attempt))
+    .where(run_table.c.execution == bindparam("of"))
+    .order_by(run_table.c.task, run_table.c.node)
+)
 
 
 class NewAttempt(NamedTuple):
@@ -161,7 +170,9 @@ class Records:
 
     def execution(self, execution: str) -> ExecutionRow | None:
         """The execution, or None."""
-        return next(iter(self._executions(executions.c.id == execution, 1)), None)
+        with self._db.read() as db:
+            row = db.execute(_EXECUTION, {"of": execution}).first()
+        return _as(ExecutionRow, row) if row else None
 
     def executions(self, limit: int = 50, *, user: str | None = None, state: str | None = None) -> list[ExecutionRow]:
         """The newest executions first."""
@@ -183,7 +194,8 @@ class Records:
 
     def runs_of(self, execution: str) -> list[RunRow]:
         """The runs of an execution, by task and node."""
-        return self._runs(run_table.c.execution == execution)
+        with self._db.read() as db:
+            return [_as(RunRow, row) for row in db.execute(_RUNS, {"of": execution})]
 
     def is_current(self, run: str, attempt: int) -> bool:
         """Whether this is the run's newest attempt."""
@@ -244,17 +256,19 @@ class Records:
 
     def current_attempts(self, execution: str, task: str | None = None) -> list[tuple[RunRow, AttemptRow]]:
         """The runs of an execution, or of one task of it, each with the attempt that counts now; runs without one are left out."""
-        join = (attempts.c.run == run_table.c.id) & (attempts.c.attempt == run_table.c.attempt)
-        wanted = run_table.c.execution == execution
-        if task is not None:
-            wanted &= run_table.c.task == task
+        found = self.runs_and_attempts(execution)
+        return [(run, attempt) for run, attempt in found if attempt is not None and task in (None, run.task)]
+
+    def runs_and_attempts(self, execution: str) -> list[tuple[RunRow, AttemptRow | None]]:
+        """The runs of an execution by task and node, each with the attempt that counts now, or None before the first."""
         with self._db.read() as db:
-            rows = db.execute(
-                select(run_table, attempts).join_from(run_table, attempts, join).where(wanted).order_by(run_table.c.task, run_table.c.node)
-            ).all()
+            rows = db.execute(_RUNS_AND_ATTEMPTS, {"of": execution}).all()
         width = len(run_table.c)
         names = [column.name for column in attempts.c]
-        return [(RunRow(*row[:width]), AttemptRow(**dict(zip(names, row[width:], strict=True)))) for row in rows]
+        return [
+            (RunRow(*row[:width]), AttemptRow(**dict(zip(names, row[width:], strict=True))) if row[width] is not None else None)
+            for row in rows
+        ]
 
     def attempt(self, run: str, attempt: int) -> AttemptRow | None:
         """The attempt, or None."""

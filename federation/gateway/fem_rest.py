@@ -22,6 +22,7 @@ from federation.catalogue.tool import TaskTemplate, Tool
 from federation.gateway import fem_shapes as shapes
 from federation.gateway import problems
 from federation.gateway.access import Action, Asked, decide
+from federation.gateway.api_page import page
 from federation.gateway.checks import Checks
 from federation.gateway.errors import NotFound
 from federation.gateway.fem_wording import PLACE, Names, PutStraight, arguments, relative
@@ -31,7 +32,7 @@ from federation.gateway.signing import Bearer, grant_by_password
 from federation.gateway.submitting import submit
 from federation.health import NodeHealth
 from federation.nearest import unknown
-from federation.presence import NodePresence, presence
+from federation.presence import NodePresence
 from federation.request import BadRequest, build
 from federation.tool_request import ToolRequest
 from storage import accounts
@@ -73,6 +74,7 @@ def mount(app: FastAPI, services: Services) -> None:
     own.state.services, own.state.passwords, own.state.checks = services, app.state.passwords, Checks(services.centre)
     problems.add_to(own)
     own.include_router(router)
+    own.add_route("/docs", lambda _: page("openapi.json", own.title), include_in_schema=False)
     app.mount(f"/{{project}}{PLACE}", own, name="fem-rest")
     app.add_middleware(PutStraight)
 
@@ -98,8 +100,8 @@ def hosts(request: Request, who: Bearer) -> list[shapes.Host]:
     """The nodes."""
     services = of(request)
     services.gate.allow(who, Action.FEDERATION_READ)
-    names, tools = _names(services), _tools(services)
-    return [shapes.host(node, names, tools) for node in presence(services.centre.records)]
+    names, tools = services.federation.names(), services.federation.tools()
+    return [shapes.host(node, names, tools) for node in services.federation.presence()]
 
 
 @router.get("/hosts/heartbeat")
@@ -107,12 +109,12 @@ def heartbeat(request: Request, who: Bearer, node_name: str = "") -> list[shapes
     """The node's connection, or none."""
     services = of(request)
     services.gate.allow(who, Action.FEDERATION_READ)
-    settings, names = services.centre.settings, _names(services)
+    settings, names = services.centre.settings, services.federation.names()
     broker = urlsplit(settings.broker_site_url or settings.broker_url.get_secret_value())
     port = broker.port or {"amqps": 5671, "amqp": 5672}.get(broker.scheme, 0)
     return [
         shapes.Beat(user=node.name, node=names.shown(node.name), host=broker.hostname or "", port=port)
-        for node in presence(services.centre.records)
+        for node in services.federation.presence()
         if shapes.active(node) == "active" and names.known(node_name) == node.name
     ]
 
@@ -122,11 +124,11 @@ def resources(request: Request, who: Bearer, client_nodes: Several = []) -> dict
     """What these nodes, or all, have, as they said last."""
     services = of(request)
     services.gate.allow(who, Action.FEDERATION_READ)
-    names = _names(services)
+    names = services.federation.names()
     wanted = names.ids(client_nodes)
     return {
         names.shown(node.name): shapes.resources(node)
-        for node in presence(services.centre.records)
+        for node in services.federation.presence()
         if not wanted or node.name in wanted
     }  # fmt: skip
 
@@ -138,8 +140,8 @@ async def check(request: Request, who: Bearer, nodes: Several = []) -> dict[str,
 
     def allowed() -> tuple[Names, list[str]]:
         services.gate.allow(who, Action.NODES_CHECK)
-        names = _names(services)
-        return names, names.ids(nodes) or [node.name for node in presence(services.centre.records)]
+        names = services.federation.names()
+        return names, names.ids(nodes) or [node.name for node in services.federation.presence()]
 
     names, wanted = await run_in_threadpool(allowed)
     checks: Checks = request.app.state.checks
@@ -151,10 +153,10 @@ def host(request: Request, who: Bearer, id_: str) -> shapes.Host:
     """A node, by its id or its name."""
     services = of(request)
     services.gate.allow(who, Action.FEDERATION_READ)
-    names = _names(services)
+    names = services.federation.names()
     wanted = names.id(id_)
-    node = next((node for node in presence(services.centre.records) if node.name == wanted), NodePresence(name=wanted))
-    return shapes.host(node, names, _tools(services))
+    node = next((node for node in services.federation.presence() if node.name == wanted), NodePresence(name=wanted))
+    return shapes.host(node, names, services.federation.tools())
 
 
 # Tools
@@ -165,8 +167,8 @@ def tools(request: Request, who: Bearer) -> list[shapes.Tool]:
     """The catalogue."""
     services = of(request)
     services.gate.allow(who, Action.FEDERATION_READ)
-    names = _names(services)
-    return [shapes.tool(tool, names) for tool in _tools(services)]
+    names = services.federation.names()
+    return [shapes.tool(tool, names) for tool in services.federation.tools()]
 
 
 @router.get("/tools/name/{name:path}")
@@ -182,7 +184,7 @@ def tool(request: Request, who: Bearer, id_: str) -> shapes.Tool:
     """A tool, by its id or its name."""
     services = of(request)
     services.gate.allow(who, Action.FEDERATION_READ)
-    return shapes.tool(_tool(services, id_), _names(services))
+    return shapes.tool(_tool(services, id_), services.federation.names())
 
 
 @router.get("/tasks")
@@ -190,7 +192,7 @@ def tasks(request: Request, who: Bearer) -> list[shapes.Template]:
     """The task templates of all tools."""
     services = of(request)
     services.gate.allow(who, Action.FEDERATION_READ)
-    names = _names(services)
+    names = services.federation.names()
     return [shapes.template(tool, task, names) for tool, task in _templates(services)]
 
 
@@ -201,7 +203,7 @@ def task(request: Request, who: Bearer, id_: str) -> shapes.Template:
     services.gate.allow(who, Action.FEDERATION_READ)
     for tool, task in _templates(services):
         if shapes.task_id(tool.name, task.id) == id_:
-            return shapes.template(tool, task, _names(services))
+            return shapes.template(tool, task, services.federation.names())
     known = [shapes.task_id(tool.name, task.id) for tool, task in _templates(services)]
     raise BadRequest(f"task {id_[:80]!r} is unknown", code="unknown-tool", remedy=unknown(id_, known) or "there are none yet")
 
@@ -223,7 +225,7 @@ def job(
     """Submit a tool. All of the request is checked before anything is sent; the answer does not wait for the nodes."""
     services = of(request)
     services.gate.allow(who, Action.EXECUTIONS_SUBMIT, Asked(who.name, project))
-    names = _names(services)
+    names = services.federation.names()
     server = names.id(server_node) if server_node.strip() else None
     nodes = names.ids(client_nodes) or ([server] if server else [])
     if not nodes:
@@ -257,7 +259,7 @@ def logs(request: Request, who: Bearer, execution: str) -> Response:
     services = of(request)
     row = services.gate.execution(who, Action.EXECUTIONS_LOGS, execution)
     runs = services.centre.records.runs_of(row.id)
-    lines = _lines(services, runs, _names(services))
+    lines = _lines(services, runs, services.federation.names())
     return Sending(lines, 200, {}, "text/plain", held=nullcontext(), patience=services.settings.patience)
 
 
@@ -266,13 +268,12 @@ def report(request: Request, who: Bearer, execution: str) -> shapes.Report:
     """Exit codes, times and what was used."""
     services = of(request)
     row = services.gate.execution(who, Action.EXECUTIONS_READ, execution)
-    records, told = services.centre.records, shapes.Told(row, _names(services))
-    attempts = {run.id: attempt for run, attempt in records.current_attempts(row.id)}
+    records, told = services.centre.records, shapes.Told(row, services.federation.names())
     used = accounts.of_execution(records.database, row.id)
     return shapes.Report(
         execution_id=row.id, tool_id=row.tool, user_id=row.user, project=row.project, status=told.whole(), state=row.state, outcome=row.outcome,
         created=row.created, closed=row.closed,
-        tasks=[told.report(run, attempts.get(run.id), used.get(run.id)) for run in records.runs_of(row.id)],
+        tasks=[told.report(run, attempt, used.get(run.id)) for run, attempt in records.runs_and_attempts(row.id)],
     )  # fmt: skip
 
 
@@ -300,9 +301,9 @@ def list_files(
     row = services.gate.execution(who, Action.EXECUTIONS_READ, execution_id)
     if not decide(who, Action.EXECUTIONS_OUTPUTS, row):
         raise NotFound
-    names, below = _names(services), relative(path, "path")
+    names, below = services.federation.names(), relative(path, "path")
     wanted = names.ids(nodes, retired=True)
-    left = outputs(services.centre, row, wanted)
+    left = outputs(services.centre, row, wanted, known=services.manifests)
     if not left.files and not left.troubles and row.state == OPEN:
         return shapes.NothingYet(user_id=row.user, execution_id=row.id)
     here = [node for node in dict.fromkeys(run.node for run in services.centre.records.runs_of(row.id)) if not wanted or node in wanted]
@@ -321,7 +322,7 @@ def download_files(request: Request, who: Bearer, execution_id: str, node: str =
     """A file of a node, under the name that list_files tells or its whole path; without `file`, all files as a zip, NODE/NAME each."""
     services = of(request)
     row = services.gate.execution(who, Action.EXECUTIONS_OUTPUTS, execution_id)
-    names = _names(services)
+    names = services.federation.names()
     wanted = names.ids([node], retired=True)
     asked = relative(file, "file")
     left = outputs(services.centre, row, wanted)
@@ -361,21 +362,13 @@ def _missing(left: Left, names: Names, message: str, remedy: str = "") -> BadReq
     return BadRequest(message, code="object-missing", remedy=troubles or remedy or "see list_files")
 
 
-def _names(services: Services) -> Names:
-    return Names(services.centre.records.nodes())
-
-
-def _tools(services: Services) -> list[Tool]:
-    return [shapes.parsed(row.document) for row in services.centre.records.catalogue.tools()]
-
-
 def _templates(services: Services) -> list[tuple[Tool, TaskTemplate]]:
-    return [(tool, task) for tool in _tools(services) for task in tool.tasks]
+    return [(tool, task) for tool in services.federation.tools() for task in tool.tasks]
 
 
 def _tool(services: Services, name: str) -> Tool:
     """By its id, or by its name as people see it; BadRequest if there is none."""
-    known = _tools(services)
+    known = services.federation.tools()
     name = name.strip()
     for wanted in (name, node_id(name)):
         for tool in known:
@@ -386,9 +379,8 @@ def _tool(services: Services, name: str) -> Tool:
 
 
 def _processes(services: Services, row: ExecutionRow, action: Literal["submit_run", "cancel_run"]) -> list[shapes.Process]:
-    records, told = services.centre.records, shapes.Told(row, _names(services))
-    attempts = {run.id: attempt for run, attempt in records.current_attempts(row.id)}
-    return [told.process(run, attempts.get(run.id), action) for run in records.runs_of(row.id)]
+    records, told = services.centre.records, shapes.Told(row, services.federation.names())
+    return [told.process(run, attempt, action) for run, attempt in records.runs_and_attempts(row.id)]
 
 
 def _lines(services: Services, runs: Sequence[RunRow], names: Names) -> Generator[bytes]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -93,8 +94,8 @@ class Names:
     """Nodes as these clients know them: by the display name, where it is one node's alone."""
 
     def __init__(self, rows: Sequence[NodeRow]) -> None:
-        names = [row.display_name for row in rows]
-        self._shown = {row.name: row.display_name if names.count(row.display_name) == 1 and row.display_name else row.name for row in rows}
+        times = Counter(row.display_name for row in rows)
+        self._shown = {row.name: row.display_name if times[row.display_name] == 1 and row.display_name else row.name for row in rows}
         self._here = {row.name for row in rows if row.retired is None}
         self._ids = {name.lower(): id_ for id_, name in self._shown.items()}
 

@@ -31,6 +31,7 @@ from fdn_worker.protocol import Report, now
 from fdn_worker.protocol.manifest import OUTPUTS
 from federation.centre import Centre, Submission
 from federation.gateway.access import Caller
+from federation.gateway.manifests import Manifests
 from federation.gateway.services import of
 from federation.results import FilesDeleted, ManifestDiffers, OutputFile, listed
 from storage.objects import ObjectStore
@@ -69,10 +70,10 @@ class Left:
     troubles: dict[str, str] = field(default_factory=dict)
 
 
-def outputs(centre: Centre, row: ExecutionRow, nodes: Collection[str] = ()) -> Left:
+def outputs(centre: Centre, row: ExecutionRow, nodes: Collection[str] = (), *, known: Manifests | None = None) -> Left:
     """Of these nodes, or of all: what their manifests say, without a look at each file in the store. FilesDeleted after retention.
 
-    What one node left damaged holds up no other.
+    What one node left damaged holds up no other. What is `known` is not read again.
     """
     ended: list[tuple[datetime, Submission, str]] = []
     for run, attempt in centre.records.current_attempts(row.id):
@@ -82,18 +83,20 @@ def outputs(centre: Centre, row: ExecutionRow, nodes: Collection[str] = ()) -> L
                 raise FilesDeleted(f"the files of execution {row.id} were deleted on {row.cleaned:%Y-%m-%d} by retention")
             ended.append((attempt.state_at, Submission(UUID(row.id), UUID(run.id), run.task, run.node, run.attempt), sha256))
     ended.sort(key=lambda one: (one[0], one[1].run))
-    found: dict[UUID, list[OutputFile]] = {}
+    known = known or Manifests()
+    found = {submission.run: files for _, submission, sha256 in ended if (files := known.get(submission, sha256)) is not None}
     left = Left()
 
     def read(one: tuple[datetime, Submission, str]) -> None:
         _, submission, sha256 = one
         try:
             found[submission.run] = listed(centre, submission, sha256)
+            known.put(submission, sha256, found[submission.run])
         except (ManifestDiffers, ObjectMissing) as error:
             log.error("%s: %s", submission.node, error, extra={"action": "manifest-differs"})
             left.troubles[submission.node] = "what this node left is damaged in the store"
 
-    centre.side_by_side(ended, read)
+    centre.side_by_side([one for one in ended if one[1].run not in found], read)
     for _, submission, _ in ended:
         files = found.get(submission.run, [])
         left.files += [Output(submission.task, submission.node, file) for file in files if file.path.startswith(OUTPUTS)]

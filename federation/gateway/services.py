@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from starlette.requests import HTTPConnection
 
 from federation.centre import Centre
 from federation.gateway.gate import Gate
+from federation.gateway.lately import Federation
+from federation.gateway.manifests import Manifests
 from federation.gateway.settings import GatewaySettings
 from federation.gateway.submitting import Submitter
 
@@ -20,6 +23,16 @@ class Services:
     submitter: Submitter
     settings: GatewaySettings
     gate: Gate
+
+    @cached_property
+    def federation(self) -> Federation:
+        """What all ask for alike."""
+        return Federation(self.centre.records)
+
+    @cached_property
+    def manifests(self) -> Manifests:
+        """Those that were read and checked."""
+        return Manifests()
 
 
 def of(request: HTTPConnection) -> Services:
