@@ -97,7 +97,8 @@ class Bare:
         return time.perf_counter() - began
 
     def _start(self, command: Entry, node: Path) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"FEM_SETTINGS": str(self._folder / "settings.json"), "DATA_PATH": str(node)}
+        # As bare as at a node.
+        environment = {"PATH": os.environ["PATH"], "FEM_SETTINGS": str(self._folder / "settings.json"), "DATA_PATH": str(node)}
         files = [self._folder / "model.safetensors", self._folder / f"{command}-{node.name}"]
         words = [sys.executable, *self._package.words(command)[1:], *map(str, files)]
         return subprocess.Popen(words, cwd=self._package.folder, env=environment, stdout=subprocess.DEVNULL)
