@@ -56,9 +56,8 @@ def model_file(row: ModelRow) -> OutputFile:
     return OutputFile(path=f"{row.id}.safetensors", key=row.where_, size=row.size, sha256=row.sha256)
 
 
-def lineage(services: Services, who: Caller, id_: str) -> list[ModelRow]:
+def lineage(services: Services, who: Caller, row: SessionRow) -> list[ModelRow]:
     """The models of a session, what they came of and what came of them in other sessions; of those alone that the caller may see."""
-    row = session(services, who, Action.SESSIONS_READ, id_)
     learning = services.centre.records.learning
     own = learning.models(row.id)
     found = {one.id: one for one in own}

@@ -16,6 +16,8 @@ MARKS = {
     "RUNNING": ("play_circle", "primary"), "STAGING_OUT": ("upload", "primary"), "AWAITING_RELEASE": ("front_hand", "accent"),
     "SUCCEEDED": ("check_circle", "positive"), "DEGRADED": ("error", "warning"), "FAILED": ("cancel", "negative"), "REJECTED": ("block", "negative"),
     "LOST": ("help", "negative"), "CANCELLED": ("do_not_disturb_on", "warning"),
+    "CREATED": ("schedule", "grey-7"), "PAUSED": ("pause_circle", "warning"), "FINISHED": ("check_circle", "positive"),
+    "STOPPED": ("stop_circle", "warning"), "KEPT": ("save", "primary"), "RELEASED": ("new_releases", "positive"), "DELETED": ("delete", "grey-7"),
     "connected": ("check_circle", "positive"), "suspect": ("error", "warning"), "gone": ("cloud_off", "negative"),
 }  # fmt: skip
 OTHER = ("circle", "grey-7")
