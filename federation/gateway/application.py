@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from fdn_worker import __version__
 from federation.centre import Centre
-from federation.gateway import fem_rest, health, metrics, problems, signing
+from federation.gateway import fem_rest, health, metrics, problems, signing, v2
 from federation.gateway.gate import Gate
 from federation.gateway.limits import Limits
 from federation.gateway.services import Services
@@ -53,5 +53,6 @@ def application(centre: Centre, submitter: Submitter, settings: GatewaySettings)
     app.include_router(health.router)
     app.include_router(metrics.router)
     app.include_router(signing.router)
+    v2.mount(app, services)
     fem_rest.mount(app, services)
     return app
