@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from federation.gateway.access import Action, Caller, Scope, decide, scope
+from federation.gateway.access import Action, Caller, decide
+from federation.gateway.queries import owner
 from federation.gateway.services import Services
 from federation.learning import running
 from federation.learning.trail import ModelGone
 from federation.results import OutputFile
 from storage.learning_rows import ModelRow, SessionRow, SessionState, Wish
-from storage.listing import Owner
 
 
 def sessions(
@@ -19,8 +19,7 @@ def sessions(
 ) -> list[SessionRow]:  # fmt: skip
     """Those that the caller may see, the newest first."""
     services.gate.allow(who, Action.SESSIONS_READ)
-    of = None if scope(who, Action.SESSIONS_READ) is Scope.ALL else Owner(who.name, who.projects)
-    return services.centre.records.learning.sessions(state, user, limit, before, of)
+    return services.centre.records.learning.sessions(state, user, limit, before, owner(who, Action.SESSIONS_READ))
 
 
 def session(services: Services, who: Caller, action: Action, id_: str) -> SessionRow:

@@ -16,7 +16,7 @@ from federation.gateway.access import Action, Caller
 from federation.gateway.pages import shared
 from federation.gateway.pages.charts import Charts, bars, numbers, stacked
 from federation.gateway.pages.frame import AT, Visit, note
-from federation.gateway.pages.visible import owner
+from federation.gateway.queries import owner
 from federation.gateway.services import Services, of
 from federation.gateway.signing import Who
 from federation.learning.figures import Cell, Figure
