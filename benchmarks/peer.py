@@ -20,11 +20,12 @@ ENVIRONMENT = {
 
 
 def start(module: str, *words: str, log: Path) -> subprocess.Popen[str]:
-    """A program of this folder in Flower's environment. What it says on standard error is in `log`."""
+    """A program of this folder in Flower's environment. What it says on standard error is in `log`; files of its own lie beside that."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_", "PYTHON"))}
+    own = {"FLWR_HOME": str(log.parent / "flwr"), "RAY_TMPDIR": str(log.parent)}
     with log.open("a") as told:
         return subprocess.Popen(
-            [_python(), "-m", f"benchmarks.{module}", *words], cwd=ROOT, env=clean | ENVIRONMENT | {"FLWR_HOME": str(log.parent / "flwr")},
+            [_python(), "-m", f"benchmarks.{module}", *words], cwd=ROOT, env=clean | ENVIRONMENT | own,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, text=True,
         )  # fmt: skip
 
