@@ -19,7 +19,7 @@ from uuid import UUID
 from fdn_worker.protocol import Mount, Move, Port, Server
 from federation.catalogue.check import problems, program_texts
 from federation.catalogue.node import node_id
-from federation.catalogue.placeholders import ARGUMENT, FREE, fill, named
+from federation.catalogue.placeholders import ARGUMENT, FREE, below_data, fill, named
 from federation.catalogue.tool import TaskTemplate, Tool
 from federation.catalogue.values import Value, chosen, text, words
 from federation.nearest import unknown
@@ -180,7 +180,7 @@ def _filled(
         listen_within=template.listen_within, servers=servers,
         mounts=tuple(mount for volume in template.volumes for mount in _mounts(filled(volume.host_path), filled(volume.container_path), datasets)),
         secrets=tuple(map(filled, template.secrets)),
-        checks=tuple(_below_data(filled(pattern)) for pattern in template.pre_checks), sandbox=filled(kept) if kept else None,
+        checks=tuple(below_data(filled(pattern)) for pattern in template.pre_checks), sandbox=filled(kept) if kept else None,
         moves=tuple(build(Move, source=filled(move.source), shelf=filled(move.shelf), to=filled(move.to)) for move in template.move_to),
     )  # fmt: skip
 
@@ -201,10 +201,6 @@ def _mounts(host: str, target: str, datasets: Sequence[str]) -> list[Mount]:
             "volumes: $DATA_PATH stands for the task's datasets, and it names none", remedy="name them, or write $DATA_PATH/NAME"
         )
     return [build(Mount, kind="dataset", source=name, target=f"{target}/{name}") for name in datasets]
-
-
-def _below_data(pattern: str) -> str:
-    return re.sub(r"^\$(\{DATA_PATH\}|DATA_PATH)/", "", pattern)
 
 
 def _shipped(tool: Tool, template: TaskTemplate) -> list[str]:

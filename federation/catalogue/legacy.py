@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from federation.catalogue.document import CatalogueError, explained
 from federation.catalogue.node import NodeEntry, node_id
+from federation.catalogue.placeholders import below_data
 from federation.catalogue.tool import Image, Tool, hosts
 from federation.nearest import unknown
 
@@ -282,8 +283,9 @@ def _checks(value: Any, warn: Warn) -> Json:
     checks = []
     for item in value if isinstance(value, list) else [value]:
         path = next((str(item[key]) for key in ("path", "file", "pattern") if key in item), "") if isinstance(item, dict) else str(item)
-        if path and not re.sub(r"^\$(\{DATA_PATH\}|DATA_PATH)/", "", path).startswith(("/", "$")):
-            checks.append(path)
+        below = below_data(path)
+        if below and not below.startswith(("/", "$")):
+            checks.append(below)
         else:
             warn(f"pre_check {item} left out: write a path below $DATA_PATH")
     return {"pre_checks": checks}

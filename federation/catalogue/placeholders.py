@@ -43,3 +43,8 @@ def missing(name: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
         return f"%%{name}%% has no value here: the task is no client of a server that listens on a port"
     near = unknown(name, known)
     return f"unknown placeholder %%{name}%%" + (f", {near}" if near else "")
+
+
+def below_data(pattern: str) -> str:
+    """A pattern of pre_checks, which may be written with $DATA_PATH before it or without."""
+    return re.sub(r"^\$(\{DATA_PATH\}|DATA_PATH)/", "", pattern)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fdn_worker.protocol import State
 from federation.catalogue import tool as catalogue
 from federation.catalogue.node import node_id
+from federation.catalogue.placeholders import below_data
 from federation.gateway.fem_wording import Names
 from federation.presence import NodePresence
 from storage.accounts import Account
@@ -345,7 +346,7 @@ def template(entry: catalogue.Tool, task: catalogue.TaskTemplate, names: Names) 
             model_dir=f"$SANDBOX_PATH/{folders[0]}".rstrip("/") if folders else "",
             move_to=f"{task.move_to[0].shelf}/{task.move_to[0].to}" if task.move_to else "", patterns=task.outputs,
         ),
-        persistent=task.persistent, pre_checks=[f"$DATA_PATH/{pattern}" for pattern in task.pre_checks],
+        persistent=task.persistent, pre_checks=[f"$DATA_PATH/{below_data(pattern)}" for pattern in task.pre_checks],
         source_code=SourceCode(url=f"{code.url} --branch {code.branch}" if code.branch else code.url, commit=code.commit) if code else None,
         command=Command(base=task.command.base, args=args), host_list=_hosts(task, names), single_node=task.single_node,
     )  # fmt: skip
