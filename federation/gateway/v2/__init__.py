@@ -43,8 +43,11 @@ def mount(app: FastAPI, services: Services) -> None:
 
 
 def description() -> dict[str, Any]:
-    """The interface as OpenAPI."""
+    """The interface as OpenAPI; with signing in, which is served beside it."""
+    whole = APIRouter(responses=PROBLEMS)
+    whole.include_router(router)
+    whole.include_router(signing.router)
     return get_openapi(
-        title="Federated Execution Manager", version=__version__, routes=[*router.routes, *signing.router.routes],
+        title="Federated Execution Manager", version=__version__, routes=whole.routes,
         description="Sign in at /api/v2/token, or use an API token. Errors are problem+json.",
     )  # fmt: skip

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel
@@ -17,11 +17,11 @@ from federation.gateway.access import Action
 from federation.gateway.feeds import Batch, Feeds, id_of, position_of
 from federation.gateway.services import of
 from federation.gateway.signing import Who
-from storage.records import OPEN, ExecutionRow
+from storage.records import OPEN, AttemptRow, ExecutionRow, RunRow
 
 router = APIRouter(prefix="/executions", tags=["executions"])
 
-STREAM = {
+STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Events `execution`, `run` and `end`"},
     204: {"description": "It is closed, and all was told"},
 }
@@ -70,8 +70,8 @@ async def follow(
     return StreamingResponse(body, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-def _all_told(current: object, told: dict[str, tuple[int, int]]) -> bool:
-    return all(told.get(run.id, (0, 0)) >= (run.attempt, attempt.last_number) for run, attempt in current)  # type: ignore[attr-defined]
+def _all_told(current: Sequence[tuple[RunRow, AttemptRow]], told: dict[str, tuple[int, int]]) -> bool:
+    return all(told.get(run.id, (0, 0)) >= (run.attempt, attempt.last_number) for run, attempt in current)
 
 
 async def _messages(feeds: Feeds, row: ExecutionRow, order: tuple[str, ...], last: str, seconds: float) -> AsyncGenerator[bytes]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Generator
 from contextlib import nullcontext
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -29,8 +29,8 @@ from storage.records import OPEN, ExecutionRow
 router = APIRouter(prefix="/executions", tags=["executions"])
 
 Limit = Annotated[int, Query(ge=1, le=MOST)]
-TEXT = {200: {"content": {"text/plain": {}}}}
-ZIP = {200: {"content": {"application/zip": {}}}}
+TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+ZIP: dict[int | str, dict[str, Any]] = {200: {"content": {"application/zip": {}}}}
 
 
 @router.post("", status_code=202)
