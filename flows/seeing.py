@@ -14,7 +14,7 @@ from uuid import UUID, uuid5
 
 import httpx
 from prefect import get_client, get_run_logger
-from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, ProgressArtifact, TableArtifact
+from prefect.artifacts import Artifact, ImageArtifact, LinkArtifact, MarkdownArtifact, ProgressArtifact, TableArtifact
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.events import emit_event
@@ -24,6 +24,7 @@ from fdn_worker.protocol import Reason, State, TaskEvent, now
 from fdn_worker.protocol.names import NAMESPACE
 from federation.centre import Centre
 from federation.execution import ExecutionResult, Job
+from federation.gateway.settings import load_settings
 from federation.results import TaskResult, links
 from flows.report import execution_markdown, human
 from flows.timeline import data_url, timeline
@@ -76,6 +77,8 @@ class Seeing:
         self._centre, self._job, self._begun = centre, job, now()
         self._labels = labels(job.execution, tool=job.tool.name, user=job.asked.user, project=job.asked.project)
         self._runs = sum(len(role.nodes) for role in job.roles)
+        #: Where the gateway's pages are, if there are some.
+        self._pages = load_settings().public_url
         self._ends: set[tuple[UUID, int]] = set()
         self._changed, self._ended = asyncio.Event(), asyncio.Event()
         self._outcome: ExecutionResult | None = None
@@ -121,6 +124,11 @@ class Seeing:
         """A bar from the start, a table too if it takes long, and all of it at the end."""
         loop, bar, table, shown = asyncio.get_running_loop(), await put(client, self._bar()), None, 0.0
         due = loop.time() + TABLE_AFTER
+        if self._pages:
+            page = f"{self._pages.rstrip('/')}/ui/executions/{self._job.execution}"
+            await put(
+                client, LinkArtifact(key=f"page-{self._job.execution}", link=page, link_text="This execution in the federation's pages")
+            )
         while self._outcome is None:
             await self._changed.wait()
             self._changed.clear()

@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, Table, and_, func, or_, select, true
 
 from fdn_worker.protocol import State, TaskEvent
 from storage.database import Database
-from storage.rows import OPEN
+from storage.prefixes import bounds
+from storage.rows import OPEN, RecordsRefused
 from storage.schema import attempts, events, executions, runs
 
 #: Rows of a page at most.
@@ -174,5 +175,9 @@ def _matching(wanted: Filter) -> ColumnElement[bool]:
     if wanted.node:
         found &= select(runs.c.id).where(runs.c.execution == executions.c.id, runs.c.node == wanted.node).exists()
     if text := wanted.text.strip().lower():
-        found &= or_(func.lower(executions.c.tool).contains(text, autoescape=True), executions.c.id.startswith(text, autoescape=True))
+        named: ColumnElement[bool] = func.lower(executions.c.tool).contains(text, autoescape=True)
+        try:
+            found &= or_(named, executions.c.id.between(*bounds(text, "execution")))
+        except RecordsRefused:
+            found &= named
     return found

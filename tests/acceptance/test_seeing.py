@@ -103,15 +103,19 @@ def labels_of(event: dict[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in event["resource"].items()}
 
 
-def test_four_artifacts_whatever_the_number_of_nodes(prefect: SyncPrefectClient, nodes: SimulatedNodes, tmp_path: Path) -> None:
+def test_five_artifacts_whatever_the_number_of_nodes(
+    prefect: SyncPrefectClient, nodes: SimulatedNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nodes.behave = one_fails
+    monkeypatch.setenv("FEM_SERVE_PUBLIC_URL", "https://fem.example/")
     for count in (3, 120):
         state = call(tmp_path, count, quorum="50%")
         assert (state.name, state.message and state.message.partition(",")[0]) == ("Degraded", "nothing: Degraded")
         found = artifacts_of(prefect, state)
         assert {name: artifact.type for name, artifact in found.items()} == {
-            "progress": "progress", "nodes": "table", "timeline": "image", "execution": "markdown",
+            "progress": "progress", "nodes": "table", "timeline": "image", "execution": "markdown", "page": "markdown",
         }  # fmt: skip
+        assert f"https://fem.example/ui/executions/{outcome_of(state).execution})" in str(found["page"].data)
         assert float(str(found["progress"].data)) == 100.0
         rows = json.loads(str(found["nodes"].data))
         assert [(row["node"], row["state"]) for row in rows[:2]] == [("n000", "FAILED"), ("n001", "SUCCEEDED")]

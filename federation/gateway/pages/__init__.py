@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse
+from fastapi.responses import RedirectResponse, Response
 from nicegui import app as nicegui
 from nicegui import ui
 
@@ -60,7 +60,7 @@ def mount(app: FastAPI) -> None:
         frame.add(page, PAGES)
     ui.page("/sign-in")(sign.page)
 
-    async def nowhere(request: Request) -> RedirectResponse | None:
+    async def nowhere(request: Request) -> Response | None:
         return await frame.nowhere(request, PAGES)
 
     app.include_router(sign.router)

@@ -13,7 +13,7 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request
-from fastapi.responses import RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from nicegui import ui
 
 from fdn_worker.errors import FdnError
@@ -144,17 +144,20 @@ def add(page: Page, pages: tuple[Page, ...]) -> None:
     """Have NiceGUI serve it."""
 
     @ui.page(page.path, response_timeout=PATIENCE)
-    async def opened(request: Request) -> RedirectResponse | None:
+    async def opened(request: Request) -> Response | None:
         return await drawn(request, page, pages)
 
 
-async def drawn(request: Request, page: Page, pages: tuple[Page, ...]) -> RedirectResponse | None:
+async def drawn(request: Request, page: Page, pages: tuple[Page, ...]) -> Response | None:
     """The page in its frame, or what keeps it from being shown."""
     services = of(request)
     scheme(request)
     try:
         who = await asyncio.to_thread(identified, services, request)
     except NotSignedIn:
+        if request.headers.get("Sec-Fetch-Site") == "cross-site":
+            # A link from elsewhere, such as Prefect's pages: the browser keeps the cookie back until a page of ours asks.
+            return HTMLResponse('<!doctype html><title>Federation</title><meta http-equiv="refresh" content="0">')
         return RedirectResponse(sign_in(request), 303)
     except FdnError as error:
         _, body, banner = framed(request, None, page.title, pages)
@@ -179,7 +182,7 @@ async def drawn(request: Request, page: Page, pages: tuple[Page, ...]) -> Redire
     return None
 
 
-async def nowhere(request: Request, pages: tuple[Page, ...]) -> RedirectResponse | None:
+async def nowhere(request: Request, pages: tuple[Page, ...]) -> Response | None:
     """For every address that no page has. Strangers learn nothing of which there are."""
 
     async def draw(_: Visit) -> None:
