@@ -195,8 +195,9 @@ class Learner:
         """The round is over: its record is closed, and models that are not to be kept go."""
         row = await self._model_row(number)
         await asyncio.to_thread(self._records.close_round, self.id, number, "DONE", row.id)
-        await asyncio.to_thread(self._trail.prune, self.id, Checkpoints.parse(self.asked.checkpoints))
-        # The model before this one is what stragglers began with.
+        # Stragglers began with the model before this one.
+        newest = 2 if self.asked.stragglers == "next-round" else 1
+        await asyncio.to_thread(self._trail.prune, self.id, Checkpoints.parse(self.asked.checkpoints), newest)
         for old in self._models.keys() - {row.id, row.parent}:
             self._models.pop(old).path.unlink()
         return row

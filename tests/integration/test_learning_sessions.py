@@ -148,7 +148,7 @@ async def test_a_straggler_counts_in_the_next_round(
     """Also where another process goes on with the session in between."""
     go = tmp_path / "go"
     faults = {"site-3": {"1": "wait"}, "site-2": {"2": "hang"}}
-    session = begin(buffer=2, stragglers="next-round", validate=False, settings={"faults": faults, "until": str(go)})
+    session = begin(buffer=2, stragglers="next-round", checkpoints="last", validate=False, settings={"faults": faults, "until": str(go)})
     async with Learner(centre, session) as learner:
         await learner.train(1)
         await learner.conclude(1)
@@ -158,7 +158,10 @@ async def test_a_straggler_counts_in_the_next_round(
             await learner.train(2)
     async with Learner(centre, session) as learner:
         await learner.train(2)
+        await learner.conclude(2)
     running.stop(centre, session.id, "the test is over")
+    kept = {row.round for row in centre.records.learning.models(session.id) if row.deleted is None}
+    assert kept == {0, 1, 2}, "who is late in round 2 began with the model of round 1"
     found = centre.records.learning.round(session.id, 2)
     assert found is not None
     assert found.requested == ["site-1", "site-2"], "who is busy is not asked"
