@@ -60,7 +60,7 @@ def lineage(services: Services, who: Caller, row: SessionRow) -> list[ModelRow]:
     learning = services.centre.records.learning
     own = learning.models(row.id)
     found = {one.id: one for one in own}
-    for first in (one for one in own if one.round == 0):
+    for first in [one for one in own if one.parent not in found]:
         found |= {one.id: one for one in (*learning.ancestors(first.id), *learning.descendants(first.id))}
     seen = {one: learning.session(one) for one in {model.session for model in found.values()}}
     return [one for one in found.values() if (its := seen[one.session]) is not None and decide(who, Action.SESSIONS_READ, its)]

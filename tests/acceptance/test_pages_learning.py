@@ -31,7 +31,7 @@ data: {dataset: synthetic, num_examples_mean: 50}
 workers: {number: 1, chunk: 4}
 variants:
   fedavg: {}
-  <b>prox</b>: {algorithms: {federated_algorithm: fedprox}}
+  <b>prox: {algorithms: {federated_algorithm: fedprox}}
 """
 
 
@@ -123,9 +123,7 @@ def test_a_session_is_steered_and_its_model_taken(page: Page, centre: Centre, pa
     page.get_by_role("button", name="Continue").click()
     expect(mark).to_contain_text("running")
     # As the first round ends, and with no reload: its metrics, the boxes, its model.
-    expect(
-        page.get_by_role("img", name=re.compile("^distance across clients, validate: in round 1 the median of 2 clients"))
-    ).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("^loss across clients, train: in round [12] the median of"))).to_be_visible()
     expect(page.get_by_role("img", name=re.compile("^Where each model came from: 2 models"))).to_be_visible()
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("It pauses once the round that is under way is over.")).to_be_visible()
@@ -184,16 +182,16 @@ def test_variants_beside_each_other(page: Page) -> None:
     sign_in(page, then="/ui/simulations")
     page.get_by_role("link", name="small").click()
     comparison = page.get_by_role("region", name="Comparison of the variants")
-    expect(comparison.get_by_role("row", name=re.compile("^<b>prox</b>"))).to_be_visible()
+    expect(comparison.get_by_role("row", name=re.compile("^<b>prox"))).to_be_visible()
     settings = page.get_by_role("region", name="What is not as by default")
     expect(settings.get_by_role("row").nth(1)).to_contain_text("algorithms.federated_algorithm")
-    metric = page.get_by_role("img", name=re.compile("^Metric of the evaluation, at the end: fedavg .*, <b>prox</b>"))
+    metric = page.get_by_role("img", name=re.compile("^Metric of the evaluation, at the end: fedavg .*, <b>prox"))
     expect(metric).to_be_visible()
     expect(page.get_by_role("img", name=re.compile("^How often devices were selected: "))).to_have_count(2)
     page.get_by_role("button", name=re.compile("Remove")).nth(1).click()
     expect(page.get_by_role("img", name=re.compile("^How often devices were selected: "))).to_have_count(1)
-    for name in ("..", "small%2F..", "nowhere"):
-        assert page.request.get(f"/ui/simulations/{name}").status in (404, 405), name
+    for name in ("small%2F..", "nowhere"):
+        assert page.request.get(f"/ui/simulations/{name}").status == 404, name
 
 
 def test_accounting_by_what_is_asked(page: Page, paused: SessionRow) -> None:
@@ -206,9 +204,9 @@ def test_accounting_by_what_is_asked(page: Page, paused: SessionRow) -> None:
     page.get_by_role("option", name="by node").click()
     expect(page.get_by_role("img", name=re.compile("^Runs each day: "))).to_be_visible()
     assert page.url.endswith("by=node&period=day")
-    with page.expect_download() as found:
-        page.get_by_role("link", name="Download as CSV").click()
-    rows = list(csv.DictReader(io.StringIO(Path(found.value.path()).read_text())))
+    link = page.get_by_role("link", name="Download as CSV")
+    expect(link).to_have_attribute("href", re.compile("by=node&period=day$"))
+    rows = list(csv.DictReader(io.StringIO(page.request.get(str(link.get_attribute("href"))).text())))
     assert {"site-a", "site-b"} <= {row["node"] for row in rows}
     page.get_by_label("Until").fill("2001-01-01")
     expect(page.get_by_text("Nothing was used then.")).to_be_visible()

@@ -63,8 +63,8 @@ class _Chart:
                 numbers(self._figure.title, self._figure.header, self._figure.rows)
 
 
-def numbers(label: str, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> ui.table:
-    """A table of numbers, in four digits; the latest MOST_ROWS."""
+def numbers(label: str, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """A table of numbers, in four digits; the latest MOST_ROWS. What is wider than the page is scrolled, by keyboard, too."""
     columns = [
         {
             "name": f"c{n}", "label": name, "field": f"c{n}", "sortable": True, "align": "left" if rows and isinstance(rows[-1][n], str) else "right",
@@ -72,9 +72,9 @@ def numbers(label: str, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -
         } for n, name in enumerate(header)
     ]  # fmt: skip
     data = [{"id": number} | {f"c{n}": cell for n, cell in enumerate(row)} for number, row in enumerate(rows[-MOST_ROWS:])]
-    table = ui.table(columns=columns, rows=data, row_key="id", pagination=MOST_ROWS)
-    table.classes("full-width").props("flat dense hide-pagination").props.update({"role": "region", "aria-label": label})
-    return table
+    with ui.element("div").classes("fem-wide") as place:
+        place.props.update({"tabindex": 0, "role": "region", "aria-label": label})
+        ui.table(columns=columns, rows=data, row_key="id", pagination=MOST_ROWS).props("flat dense hide-pagination")
 
 
 def _drawn(figure: Figure) -> dict[str, Any]:
