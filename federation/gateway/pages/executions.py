@@ -21,7 +21,7 @@ from storage.rows import OPEN
 ROWS, EVERY = 50, 4.0
 #: States of an execution: OPEN, and what it can end as.
 STATES = (OPEN, *(str(state) for state in State if state.terminal), "DEGRADED")
-COLUMNS = ("tool", "state", "runs", "user", "project", "begun", "took", "execution")
+COLUMNS = ("tool", "state", "succeeded", "user", "project", shared.BEGUN, "took", "execution")
 
 
 @dataclass
@@ -105,8 +105,8 @@ def _filters(wanted: Filter, narrowed: shared.Changed) -> None:
 def _row(one: Listed) -> dict[str, object]:
     done, total = one.runs.get("SUCCEEDED", 0), sum(one.runs.values())
     return {
-        "id": one.id, "execution": one.id[:8], "tool": one.tool or "single task", "state": one.state, "runs": f"{done} of {total} succeeded",
-        "user": one.user, "project": one.project, "begun": shared.moment(one.created),
+        "id": one.id, "execution": one.id[:8], "tool": one.tool or "single task", "state": one.state, "succeeded": f"{done} of {total}",
+        "user": one.user, "project": one.project, shared.BEGUN: shared.minute(one.created),
         "took": shared.lasted((one.closed - one.created).total_seconds()) if one.closed else "", "to": shared.at(f"/executions/{one.id}"),
     }  # fmt: skip
 

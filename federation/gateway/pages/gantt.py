@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nicegui import ui
@@ -32,7 +32,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """A run: seconds from the execution's begin to its own, and its stages."""
+    """A run: seconds from the submission to its order, and its stages."""
 
     node: str
     task: str
@@ -59,20 +59,26 @@ def gantt() -> Chart:
     chart = ui.echart(options([])).classes("full-width")
 
     def show(bars: Sequence[Bar]) -> None:
-        drawn = sorted(sorted(bars, key=lambda bar: -bar.seconds)[:MOST], key=lambda bar: (bar.task, bar.node))
-        more = f"; the {MOST} that took longest are drawn" if len(bars) > MOST else ""
-        longest = max(bars, key=lambda bar: bar.seconds, default=None)
-        said.text = (
-            f"{len(bars)} run{'s' * (len(bars) != 1)}, {longest.node} longest: {lasted(longest.seconds)}{more}."
-            if longest
-            else "Nothing was sent yet."
-        )
+        # From the first order on: before, the flow run had yet to begin.
+        origin = min((bar.begin for bar in bars), default=0.0)
+        slowest = sorted(bars, key=lambda bar: -bar.seconds)[:MOST]
+        drawn = [replace(bar, begin=round(bar.begin - origin, 1)) for bar in sorted(slowest, key=lambda bar: (bar.task, bar.node))]
+        said.text = _said(bars, origin)
         chart.set_visibility(bool(drawn))
         chart.style(f"height: {AROUND + ROW * len(drawn)}px")
         chart.options.clear()
         chart.options.update(options(drawn))
 
     return Chart(show)
+
+
+def _said(bars: Sequence[Bar], origin: float) -> str:
+    if not bars:
+        return "Nothing was sent yet."
+    longest = max(bars, key=lambda bar: bar.seconds)
+    few = f"; the {MOST} that took longest are drawn" if len(bars) > MOST else ""
+    late = f"; the first was sent {lasted(origin)} after the submission" if origin >= 1 else ""
+    return f"{len(bars)} run{'s' * (len(bars) != 1)}, {longest.node} longest: {lasted(longest.seconds)}{late}{few}."
 
 
 def options(bars: Sequence[Bar]) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def options(bars: Sequence[Bar]) -> dict[str, Any]:
         "grid": {"left": 8, "right": 16, "top": 34, "bottom": 26, "containLabel": True},
         "legend": {"top": 0, "left": 0, "type": "scroll", "data": [words(state) for state in stages], "textStyle": text, "itemWidth": 14},
         "tooltip": {"trigger": "item", ":valueFormatter": "value => value + ' s'"},
-        "xAxis": {"type": "value", "name": "s", "axisLabel": text, "splitLine": {"lineStyle": {"color": "rgba(127,127,127,.25)"}}},
+        "xAxis": {"type": "value", "axisLabel": text | {"formatter": "{value} s"}, "splitLine": {"lineStyle": {"color": "rgba(127,127,127,.25)"}}},
         "yAxis": {"type": "category", "inverse": True, "data": names, "axisLabel": text, "axisTick": {"show": False}},
         "series": [unseen, *(_series(state, bars) for state in stages)],
     }  # fmt: skip

@@ -141,11 +141,13 @@ async def node(visit: Visit) -> None:
         note("empty", "Nothing that you may see has run here yet.")
         return
     rows = [
-        {"id": one.id, "tool": one.tool, "state": one.state, "user": one.user, "project": one.project, "begun": shared.moment(one.created),
+        {"id": one.id, "tool": one.tool, "state": one.state, "user": one.user, "project": one.project, shared.BEGUN: shared.minute(one.created),
          "to": shared.at(f"/executions/{one.id}")}
         for one in history
     ]  # fmt: skip
-    shared.table("Executions at this node", ("begun", "tool", "state", "user", "project"), rows, links={"tool": "to"}, rows_at_most=HISTORY)
+    shared.table(
+        "Executions at this node", (shared.BEGUN, "tool", "state", "user", "project"), rows, links={"tool": "to"}, rows_at_most=HISTORY
+    )
 
 
 def node_now(services: Services, who: Caller, name: str) -> At:

@@ -20,6 +20,8 @@ MARKS = {
     "STOPPED": ("stop_circle", "warning"), "KEPT": ("save", "primary"), "RELEASED": ("new_releases", "positive"), "DELETED": ("delete", "grey-7"),
     "connected": ("check_circle", "positive"), "suspect": ("error", "warning"), "gone": ("cloud_off", "negative"),
 }  # fmt: skip
+#: Heading of a column with `minute`.
+BEGUN = "begun (UTC)"
 OTHER = ("circle", "grey-7")
 
 
@@ -39,6 +41,11 @@ def words(name: str) -> str:
 def moment(at: datetime | None) -> str:
     """A time, in UTC as the records have it."""
     return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else ""
+
+
+def minute(at: datetime) -> str:
+    """The same for a table, whose heading BEGUN has the zone."""
+    return f"{at:%Y-%m-%d %H:%M}"
 
 
 def ago(at: datetime | None, now: datetime) -> str:
