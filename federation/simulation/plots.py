@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -9,7 +10,7 @@ import numpy as np
 
 COLOURS = ("#2f7d95", "#c8553d", "#5a6fb0", "#7a8b3c", "#a05a9c", "#b98a2f", "#4f8f6b", "#737d84")
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 34, 40
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 48, 40
 
 
 def lines(title: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, across: str, up: str) -> str:
@@ -58,15 +59,21 @@ class _Frame:
 
     def axes(self, across: str, up: str) -> str:
         body = ""
-        for value in np.linspace(*self._up, 5):
-            y = self.y(float(value))
+        for value in _ticks(*self._up):
+            y = self.y(value)
             body += f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#8884"/>'
-            body += f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(float(value))}</text>'
-        for value in sorted({round(float(value)) for value in np.linspace(*self._across, 6)}):
-            if self._across[0] <= value <= self._across[1]:
-                body += f'<text x="{self.x(value):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value}</text>'
+            body += f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(value)}</text>'
+        for value in _ticks(*self._across, least=1.0):
+            body += f'<text x="{self.x(value):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:.0f}</text>'
         body += f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end" opacity=".7">{escape(across)}</text>'
         return body + f'<text x="{LEFT}" y="{TOP - 8}" opacity=".7">{escape(up)}</text>'
+
+
+def _ticks(low: float, high: float, least: float = 0.0) -> list[float]:
+    """Round values between the two, three to eight of them where `least` lets steps be so small."""
+    size = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(next(size * factor for factor in (5, 2, 1) if size * factor <= (high - low) / 3), least)
+    return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _tick(value: float) -> str:

@@ -44,8 +44,8 @@ PAGE = """<!doctype html>
 <style>
 :root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2.5rem auto; padding: 0 1rem }
 figure { margin: 0 } .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1.5rem } svg { width: 100%; height: auto }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .88rem } th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8884 }
+.wide { overflow-x: auto; margin-bottom: 1.5rem }
+table { border-collapse: collapse; font-size: .88rem } th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #8884 }
 </style>
 <h1>{{ title }}</h1><p>{{ lead }}</p><div class="wide">{{ summary | safe }}</div><div class="plots">
 {% for svg in plots %}<figure>{{ svg | safe }}</figure>{% endfor %}</div>
@@ -85,7 +85,8 @@ def write(configurations: Mapping[str, Configuration], outcome: Outcome, folder:
         f"{len(outcome)} {'variants' if len(outcome) > 1 else 'variant'}, {first.devices.num} devices, seed {first.simulation.seed}. Times are "
         "simulated seconds, energy is in mJ, fairness is the standard deviation of how often devices were selected."
     )
-    rounded = table.round(4)
+    # summary.csv has all digits.
+    rounded = table.map(lambda cell: (f"{cell:.4g}" if abs(cell) < 1000 else f"{cell:.0f}") if isinstance(cell, float) else cell)
     markdown = Environment(trim_blocks=True, lstrip_blocks=True).from_string(MARKDOWN).render(
         title=title, lead=lead, summary=_markdown(rounded), plots={name: caption for name, (caption, _) in drawn.items()},
         settings={name: _settings(configuration) for name, configuration in configurations.items()},
@@ -96,7 +97,9 @@ def write(configurations: Mapping[str, Configuration], outcome: Outcome, folder:
         .render(title=title, lead=lead, summary=rounded.to_html(index=False, border=0), plots=[svg for _, svg in drawn.values()])
     )
     every = pd.concat([rounds(statuses).assign(variant=name) for name, statuses in outcome.items()], ignore_index=True)
-    devices = pd.concat([by_device(statuses).rename_axis("device").reset_index().assign(variant=name) for name, statuses in outcome.items()])
+    devices = pd.concat(
+        [by_device(statuses).rename_axis("device").reset_index().assign(variant=name) for name, statuses in outcome.items()]
+    )
     changed = {name: dict(settings(configuration)) for name, configuration in configurations.items()}
     files = {name: folder / name for name in ("report.md", "report.html", "summary.csv", "rounds.csv")}
     try:

@@ -30,7 +30,15 @@ def test_nothing_flat_and_large_numbers_are_drawn(y: list[float]) -> None:
     assert "nan" not in svg
     texts = [text.text or "" for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
     assert all(len(text) <= 7 for text in texts)
-    assert ("38.5M" in texts) == (y[1] > 1e7)
+    assert ("30M" in texts) == (y[1] > 1e7)
+
+
+def test_scales_are_round_and_rounds_are_whole() -> None:
+    svg = lines("t", {"a": ([0, 19], [0.283, 0.944])}, across="round", up="m")
+    texts = [text.text for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    assert texts[1:-2] == ["0.4", "0.6", "0.8", "0", "5", "10", "15"]
+    few = [text.text for text in ElementTree.fromstring(lines("t", {"a": ([0, 1], [0, 1])}, across="round", up="m")).iter(f"{SVG}text")]
+    assert few[-4:-2] == ["0", "1"]
 
 
 def test_names_are_text() -> None:

@@ -318,7 +318,7 @@ def test_a_sweep_is_one_report(swept: Path, tmp_path: Path) -> None:
     assert [row["variant"] for row in said["variants"]] == ["plain", "far|off <b>"]
     assert all(Path(name).stat().st_size for name in said["files"])
     report = (tmp_path / "out/report.md").read_text()
-    assert r"| far\|off <b> | 1 | 4.0 |" in report
+    assert r"| far\|off <b> | 1 | 4 |" in report
     figures = {path.name for path in (tmp_path / "out/figures").iterdir()}
     assert {f"({name})" for name in figures} == {f"({name})" for name in figures if f"figures/{name}" in report}
     page = (tmp_path / "out/report.html").read_text()
