@@ -291,6 +291,19 @@ def scaffold(rounds: int, rate: float) -> float:
     return x
 
 
+async def test_feddyn_keeps_what_it_remembers_of_clients(centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path) -> None:
+    alpha = 2.0
+    session = begin(aggregator={"name": "feddyn", "arguments": {"alpha": alpha}}, validate=False)
+    await run(centre, session.id)
+    x, h, own = 0.0, 0.0, dict.fromkeys((1.0, 2.0, 3.0), 0.0)
+    for _ in range(3):
+        y = {node: x + (node - x) / 2 + own[node] for node in own}
+        own = {node: own[node] - alpha * (y[node] - x) for node in own}
+        h -= alpha * sum(y[node] - x for node in own) / 3
+        x = sum(y.values()) / 3 - h / alpha
+    assert model(centre, session, 3, tmp_path) == pytest.approx(x, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("when", "call", "number"),
     [
