@@ -9,6 +9,7 @@ import json
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,6 +22,7 @@ from fdn_worker.errors import BrokerUnavailable, StoreUnavailable
 from fdn_worker.protocol import State, now
 from federation.catalogue.folder import load
 from federation.centre import Centre
+from federation.gateway import checks
 from federation.gateway import feeds as module
 from federation.gateway.feeds import Feeds
 from federation.sync import carry_out, differing
@@ -314,7 +316,8 @@ async def test_who_does_not_keep_up_is_let_go_and_others_are_not(centre: Centre,
 # The rest
 
 
-async def test_tools_and_nodes(anna: httpx.AsyncClient) -> None:
+async def test_tools_and_nodes(anna: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "check", partial(checks.check, seconds=0.1))
     names = [one["name"] for one in await told(anna, "tools")]
     assert "hello" in names
     tool = await told(anna, "tools/hello")

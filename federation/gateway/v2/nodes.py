@@ -13,7 +13,7 @@ from federation.gateway.signing import Bearer, Who
 from federation.gateway.v2 import shapes
 from federation.health import NodeHealth
 from federation.node_queue import queues
-from federation.presence import NodePresence, presence
+from federation.presence import NodePresence
 
 router = APIRouter(prefix="/nodes", tags=["nodes"])
 
@@ -23,7 +23,7 @@ def list_nodes(request: Request, who: Who) -> list[NodePresence]:
     """All that are enrolled, by name."""
     services = of(request)
     services.gate.allow(who, Action.FEDERATION_READ)
-    return presence(services.centre.records)
+    return services.federation.presence()
 
 
 @router.get("/{name}")
@@ -63,7 +63,7 @@ def queues_of(request: Request, who: Who, name: str) -> list[shapes.Queue]:
 
 
 def _node(services: Services, name: str) -> NodePresence:
-    found = next((node for node in presence(services.centre.records) if node.name == name), None)
+    found = next((node for node in services.federation.presence() if node.name == name), None)
     if found is None:
         raise NotFound
     return found

@@ -25,7 +25,7 @@ def list_tools(request: Request, who: Who) -> list[shapes.Tool]:
     """The catalogue, by name."""
     services = of(request)
     services.gate.allow(who, Action.FEDERATION_READ)
-    return [_told(catalogue.Tool.model_validate_json(row.document)) for row in services.centre.records.catalogue.tools()]
+    return [_told(tool) for tool in services.federation.tools()]
 
 
 @router.get("/{name}")
