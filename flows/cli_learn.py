@@ -195,9 +195,9 @@ def _run(asked: SessionConfiguration, begin: Callable[[SessionConfiguration], Se
 
     from fdn_worker.errors import FdnError
     from flows import connection, exit_codes
-    from flows.cli_tool_run import _quiet_prefect
+    from flows.cli_tool_run import quiet_prefect
 
-    _quiet_prefect(os.environ)
+    quiet_prefect(os.environ)
     from rich.console import Console
 
     from flows.learning_run import nodes_of, run_session

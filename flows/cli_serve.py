@@ -27,10 +27,10 @@ def serve(
     """Serve the REST interfaces and the pages, until it is told to end."""
     from federation.gateway.settings import load_settings
     from flows import connection
-    from flows.cli_tool_run import _quiet_prefect
+    from flows.cli_tool_run import quiet_prefect
 
     settings = load_settings(**{name: value for name, value in {"host": host, "port": port}.items() if value is not None})
-    _quiet_prefect(os.environ)
+    quiet_prefect(os.environ)
     run(connection.centre(), settings)
 
 

@@ -112,7 +112,7 @@ def run(
         )  # fmt: skip
         found = make_plan(asked)
         found.check()
-        _quiet_prefect(os.environ)
+        quiet_prefect(os.environ)
         from flows.cli_run import submit_tool
 
         execution = submit_tool(asked, key or "", found, quiet=json)
@@ -128,7 +128,7 @@ def run(
         }  # fmt: skip
         fields = {name: value for name, value in fields.items() if value is not None}
         connection.centre().check(build(TaskRequest, **fields))
-        _quiet_prefect(os.environ)
+        quiet_prefect(os.environ)
         from flows.cli_run import submit
 
         single = submit(fields | {"idempotency_key": key or ""}, quiet=json)
@@ -138,7 +138,7 @@ def run(
     raise typer.Exit(code)
 
 
-def _quiet_prefect(environ: MutableMapping[str, str]) -> None:
+def quiet_prefect(environ: MutableMapping[str, str]) -> None:
     """Before Prefect is imported."""
     environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
