@@ -31,6 +31,7 @@ NAMES = (
     "session",
     "accuracy",
     "trust",
+    "gateway",
 )
 
 
