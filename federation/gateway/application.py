@@ -29,6 +29,7 @@ def application(centre: Centre, submitter: Submitter, settings: GatewaySettings)
         try:
             yield
         finally:
+            await app.state.feeds.close()
             await anyio.to_thread.run_sync(submitter.close)
             await anyio.to_thread.run_sync(services.gate.ledger.close)
 

@@ -70,4 +70,5 @@ def _id(text: str) -> str:
     try:
         return str(UUID(text))
     except ValueError:
-        return ""
+        # What is no id is nobody's: PostgreSQL takes nothing else for one.
+        return str(UUID(int=0))
