@@ -66,7 +66,9 @@ def curves(title: str, of: Mapping[Phase, Curves], *, across: str, up: str) -> F
     rows = [
         [int(at) if at == int(at) else at, *(row.get(head, "") for head in heads[1:])] for at, row in sorted(table.items())[-MOST_ROWS:]
     ]
-    return Figure(title, f"{title}: {'; '.join(said) or 'nothing was told yet'}.", data, figure_layout(across, up, numbered=last), heads, rows)
+    return Figure(
+        title, f"{title}: {'; '.join(said) or 'nothing was told yet'}.", data, figure_layout(across, up, numbered=last), heads, rows
+    )
 
 
 def box_plot(title: str, boxes: Sequence[Box], phase: Phase, *, up: str) -> Figure:

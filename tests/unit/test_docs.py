@@ -128,9 +128,11 @@ def test_settings_names_every_variable() -> None:
         ROOT / "deployments/prefect/federation.yaml",
     ]
     read = {name for path in code for name in re.findall(r"\b(?:FEM|FDN)_[A-Z_]*[A-Z]\b", path.read_text())}
-    by_model = {f"FEM_{name.upper()}" for name in CentreSettings.model_fields} | {f"FEM_SERVE_{name.upper()}" for name in GatewaySettings.model_fields} | {
-        f"FDN_{name.replace('.', '__').upper()}" for name, _ in keys(WorkerSettings)
-    }
+    by_model = (
+        {f"FEM_{name.upper()}" for name in CentreSettings.model_fields}
+        | {f"FEM_SERVE_{name.upper()}" for name in GatewaySettings.model_fields}
+        | {f"FDN_{name.replace('.', '__').upper()}" for name, _ in keys(WorkerSettings)}
+    )
     assert read - by_model <= told
     assert told - read - by_model == {"FEM_SERVICES", "DEMO"}
 
