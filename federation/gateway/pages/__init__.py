@@ -54,6 +54,8 @@ def mount(app: FastAPI) -> None:
     nicegui.state.passwords = app.state.passwords
     nicegui.add_middleware(headers.Headers)
     nicegui.colors(primary="#1b6e8c", secondary="#5b6b73", accent="#7b4fa3", positive="#2e7d32", negative="#b3261e", warning="#9a6700")
+    # Quasar's bar has no name for a screen reader; what pages ask for comes over the socket, which it does not show anyway.
+    nicegui.config.quasar_config["loadingBar"] = {"skipHijack": True}
     for sheet in ("style.css", "charts.css"):
         ui.add_css((Path(__file__).parent / sheet).read_text(encoding="utf-8"), shared=True)
     for page in PAGES:

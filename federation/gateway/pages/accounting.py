@@ -52,7 +52,7 @@ class Asked:
 
     def address(self, place: str) -> str:
         """With what is asked."""
-        return f"{AT}/{place}?{urlencode({name: value for name, value in vars(self).items() if value})}"
+        return f"{place}?{urlencode({name: value for name, value in vars(self).items() if value})}"
 
 
 async def usage(visit: Visit) -> None:
@@ -62,7 +62,7 @@ async def usage(visit: Visit) -> None:
     async def changed(**changes: str) -> None:
         nonlocal asked
         asked = replace(asked, **changes)
-        ui.navigate.history.replace(asked.address("accounting"))
+        ui.navigate.history.replace(shared.at(asked.address("/accounting")))
         await look()
 
     with ui.row().classes("fem-filters"):
@@ -97,7 +97,7 @@ async def usage(visit: Visit) -> None:
             if len(frame) > ROWS:
                 note("info", f"The latest {ROWS} of {len(frame):,} rows; the CSV has them all.")
             numbers("Usage", *_table(frame))
-            ui.link("Download as CSV", asked.address("accounting/csv")).props("download")
+            shared.file("Download as CSV", asked.address("/accounting/csv"))
 
     show(await visit.ask(used, asked))
 

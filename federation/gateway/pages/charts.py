@@ -135,7 +135,8 @@ def stacked(title: str, across: Sequence[str], series: Mapping[str, Sequence[flo
          "hovertemplate": f"{plain(name)} %{{y:.4g}}<extra></extra>"}
         for number, (name, values) in enumerate(parts.items())
     ]  # fmt: skip
-    layout = figure_layout("", up) | {"barmode": "stack"}
+    # One series has its name there, too.
+    layout = figure_layout("", up) | {"barmode": "stack", "showlegend": True}
     layout["xaxis"] |= {"type": "category"}
     rows: list[list[Cell]] = [[at, *(parts[name][number] for name in parts)] for number, at in enumerate(across)]
     total = sum(map(sum, series.values()))

@@ -95,8 +95,8 @@ def table(
     made = ui.table(
         columns=[{"name": name, "label": name, "field": name, "align": "left", "sortable": sortable} for name in columns],
         rows=marked(rows), row_key="id", pagination=rows_at_most,
-    ).classes("full-width").props("flat dense wrap-cells hide-pagination")  # fmt: skip
-    made.props.update({"role": "region", "aria-label": label})
+    ).classes("full-width fem-wide").props("flat dense wrap-cells hide-pagination")  # fmt: skip
+    made.props.update({"role": "region", "aria-label": label, "tabindex": 0})
     for column, address in (links or {}).items():
         made.add_slot(
             f"body-cell-{column}",
