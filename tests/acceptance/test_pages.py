@@ -14,13 +14,11 @@ from playwright.sync_api import Browser, Page, expect
 from federation.catalogue.folder import load_tool
 from federation.centre import Centre
 from federation.gateway.access import Role
-from federation.gateway.passwords import hashed
 from tests.acceptance.conftest import until
 from tests.support.browser import chromium, serious
 from tests.support.gateway_process import serving
-from tests.support.waiting import SOON
+from tests.support.pages import HURRIED, PASSWORD, add_users, opened, sign_in
 
-PASSWORD = "correct horse battery"
 PROGRAM = """\
 echo "it begins, $WORDS"
 [ "$WORDS" = wait ] && sleep 300
@@ -53,10 +51,8 @@ def address(environment: dict[str, str], centre: Centre, tmp_path_factory: pytes
     folder = tmp_path_factory.mktemp("pages")
     (folder / "page-demo.yaml").write_text(TOOL)
     centre.records.catalogue.put_tool("page-demo", load_tool(folder / "page-demo.yaml").model_dump_json())
-    for name, role, projects in (("anna", Role.RESEARCHER, ["heart"]), ("boris", Role.RESEARCHER, []), ("olaf", Role.OPERATOR, [])):
-        if centre.records.gateway.user(f"{name}-of-pages") is None:
-            centre.records.gateway.add_user(f"{name}-of-pages", role, hashed(PASSWORD), projects, by="test")
-    own = {"FEM_SERVE_PREFECT_UI": "http://prefect.example", "FEM_SERVE_REQUESTS_A_MINUTE": "100000", "FEM_SERVE_SIGN_INS_A_MINUTE": "1000"}
+    add_users(centre, {"anna": (Role.RESEARCHER, ["heart"]), "boris": (Role.RESEARCHER, []), "olaf": (Role.OPERATOR, [])})
+    own = HURRIED | {"FEM_SERVE_PREFECT_UI": "http://prefect.example"}
     with serving(environment | own, folder) as address:
         yield address
 
@@ -69,29 +65,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """Of a browser that may ask nobody but the gateway, and hears of every error."""
-    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(SOON * 1000)
-    expect.set_options(timeout=SOON * 1000)
-    made = context.new_page()
-    asked: list[str] = []
-    broken: list[str] = []
-    made.on("request", lambda request: asked.append(request.url))
-    made.on("websocket", lambda socket: asked.append(socket.url.replace("ws://", "http://")))
-    made.on("pageerror", lambda error: broken.append(str(error)))
-    yield made
-    context.close()
-    assert [url for url in asked if not url.startswith((f"{address}/", "data:", "blob:"))] == []
-    assert broken == []
-
-
-def sign_in(page: Page, name: str = "anna", then: str = "/ui/executions") -> None:
-    page.goto(then)
-    page.get_by_label("User").fill(f"{name}-of-pages")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name=f"{name}-of-pages")).to_be_visible()
-    assert page.url.endswith(then)
+    with opened(browser, address) as made:
+        yield made
 
 
 def submit(page: Page, words: str) -> str:

@@ -12,17 +12,14 @@ from playwright.sync_api import expect
 
 from federation.centre import Centre
 from federation.gateway.access import Role
-from federation.gateway.passwords import hashed
 from federation.local import LocalFederation
 from tests.acceptance.conftest import BIN
 from tests.conftest import Services
 from tests.support.browser import chromium
 from tests.support.gateway_process import serving, shell
+from tests.support.pages import add_users, opened, sign_in
 from tests.support.proxy import Proxy
 from tests.support.services import virtual_host
-from tests.support.waiting import SOON
-
-PASSWORD = "correct horse battery"
 
 
 @pytest.fixture
@@ -37,7 +34,7 @@ def lines(services: Services, prefect_api: dict[str, str], tmp_path: Path) -> It
             )  # fmt: skip
             home.prepare()
             centre = Centre.open(home.settings())
-            centre.records.gateway.add_user("anna", Role.RESEARCHER, hashed(PASSWORD), by="test")
+            add_users(centre, {"anna": (Role.RESEARCHER, [])})
             centre.close()
             with serving(shell(BIN, prefect_api, home.environment()), tmp_path) as address:
                 yield address, to_broker, to_store
@@ -50,13 +47,8 @@ def _through(address: str, proxy: Proxy) -> str:
 
 def test_what_is_down_is_said_until_it_is_back(lines: tuple[str, Proxy, Proxy]) -> None:
     address, to_broker, to_store = lines
-    expect.set_options(timeout=SOON * 1000)
-    with chromium() as browser:
-        page = browser.new_context(base_url=address).new_page()
-        page.goto("/ui/nodes/site-a")
-        page.get_by_label("User").fill("anna")
-        page.get_by_label("Password").fill(PASSWORD)
-        page.keyboard.press("Enter")
+    with chromium() as browser, opened(browser, address) as page:
+        sign_in(page, then="/ui/nodes/site-a")
         expect(page.get_by_role("button", name="Check now")).to_be_visible()
         banner = page.locator(".fem-banner")
         for line, name in ((to_store, "The object store"), (to_broker, "The broker")):

@@ -67,10 +67,7 @@ async def index(visit: Visit) -> None:
     def show(found: list[Listed]) -> None:
         last[:] = found[:ROWS]
         table.rows = shared.marked([_row(one) for one in last])
-        newer.set_enabled(bool(view.places))
-        older.set_enabled(len(found) > ROWS)
-        number = len(view.places) + 1
-        where.text = f"Page {number}" if view.places or len(found) > ROWS else f"{len(last)} execution{'s' * (len(last) != 1)}"
+        pager.show(len(view.places), more=len(found) > ROWS)
 
     async def forward() -> None:
         view.places.append(Place(last[-1].created, last[-1].id))
@@ -80,10 +77,7 @@ async def index(visit: Visit) -> None:
         view.places.pop()
         await look()
 
-    with ui.row().classes("items-center"):
-        newer = ui.button("Newer", icon="chevron_left", on_click=back).props("flat no-caps")
-        where = ui.label().props('role="status"')
-        older = ui.button("Older", on_click=forward).props("flat no-caps icon-right=chevron_right")
+    pager = shared.Pager(back, forward)
     look = await visit.live(EVERY, lambda services, who: page_of(services, who, view), show)
 
 

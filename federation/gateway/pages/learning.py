@@ -54,9 +54,7 @@ async def index(visit: Visit) -> None:
     def show(found: list[SessionRow]) -> None:
         last[:] = found[:ROWS]
         table.rows = shared.marked([_row(one) for one in last])
-        newer.set_enabled(bool(view.ends))
-        older.set_enabled(len(found) > ROWS)
-        where.text = f"Page {len(view.ends) + 1}"
+        pager.show(len(view.ends), more=len(found) > ROWS)
 
     async def forward() -> None:
         view.ends.append(last[-1].created)
@@ -66,10 +64,7 @@ async def index(visit: Visit) -> None:
         view.ends.pop()
         await look()
 
-    with ui.row().classes("items-center"):
-        newer = ui.button("Newer", icon="chevron_left", on_click=back).props("flat no-caps")
-        where = ui.label().props('role="status"')
-        older = ui.button("Older", on_click=forward).props("flat no-caps icon-right=chevron_right")
+    pager = shared.Pager(back, forward)
     look = await visit.live(EVERY, lambda services, who: page_of(services, who, view), show)
 
 

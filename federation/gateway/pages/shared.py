@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -133,3 +133,19 @@ def search(label: str, value: str, changed: Callable[[str], Coroutine[Any, Any, 
     """A field whose text counts once the typing pauses."""
     made = ui.input(label, value=value).props("debounce=350 clearable")
     made.on_value_change(lambda event: changed(event.value or ""))
+
+
+class Pager:
+    """Buttons below a list that is read a page at a time."""
+
+    def __init__(self, back: Callable[[], Awaitable[None]], forward: Callable[[], Awaitable[None]]) -> None:
+        with ui.row().classes("items-center"):
+            self._newer = ui.button("Newer", icon="chevron_left", on_click=back).props("flat no-caps")
+            self._where = ui.label().props('role="status"')
+            self._older = ui.button("Older", on_click=forward).props("flat no-caps icon-right=chevron_right")
+
+    def show(self, before: int, *, more: bool) -> None:
+        """As many pages stand before this one, and whether another follows."""
+        self._newer.set_enabled(before > 0)
+        self._older.set_enabled(more)
+        self._where.text = f"Page {before + 1}"
