@@ -18,6 +18,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
+from fdn_worker.protocol import State
 from fdn_worker.protocol.names import run_id
 from federation.centre import Centre
 from federation.learning import opening, running
@@ -69,7 +70,7 @@ def model(centre: Centre, session: SessionRow, number: int, folder: Path) -> flo
     return value(ModelFile(Trail(centre).fetch(row, folder / f"{row.id}.safetensors")))
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+def until(condition: Callable[[], Any], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"
@@ -210,9 +211,8 @@ async def test_pause_continue_and_stop(centre: Centre, begin: Callable[..., Sess
     stopped = learning.find_session(session.id)
     assert (stopped.state, stopped.reason) == ("STOPPED", "stopped by ada")
     assert [(row.number, row.state) for row in learning.rounds(session.id)] == [(1, "DONE"), (2, "FAILED")]
-    assert not [
-        row for _, row in centre.records.current_attempts(str(phase_execution("ada", session.id, 2, "train"))) if row.state == "RUNNING"
-    ]
+    execution = str(phase_execution("ada", session.id, 2, "train"))
+    until(lambda: all(State(row.state).terminal for _, row in centre.records.current_attempts(execution)))
 
     again = opening.begin_again(centre, session, f"{session.key}-again", opening.latest_model(learning, session).id, rounds=1)
     await run(centre, again.id)
@@ -239,7 +239,8 @@ async def test_what_was_cancelled_while_nobody_had_the_session_is_done_anew(
         training.cancel()
         await asyncio.wait([training])
     centre.cancel(execution, "its flow run is Crashed")
-    until(lambda: state() == "CANCELLED")
+    until(lambda: all(State(row.state).terminal for _, row in centre.records.current_attempts(str(execution))))
+    assert state() == "CANCELLED"
     go.touch()
     await run(centre, session.id)
     assert outcomes(centre, session, 1) == dict.fromkeys(NODES, "COUNTED")
