@@ -197,7 +197,7 @@ def test_a_form_of_another_site_signs_nobody_in_and_leads_nowhere_else(page: Pag
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everybody_can_use_it(page: Page, centre: Centre, scheme: Literal["light", "dark"]) -> None:
-    page.emulate_media(color_scheme=scheme)
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     page.goto("/ui/sign-in")
     expect(page.get_by_label("User")).to_be_focused()
     assert serious(page) == []

@@ -206,7 +206,7 @@ def test_accounting_by_what_is_asked(page: Page, paused: SessionRow) -> None:
     page.get_by_role("combobox", name="Who or what").click()
     page.get_by_role("option", name="by node").click()
     expect(page.get_by_role("img", name=re.compile("^Runs each day: "))).to_be_visible()
-    assert page.url.endswith("by=node&period=day")
+    page.wait_for_url("**by=node&period=day")
     link = page.get_by_role("link", name="Download as CSV")
     expect(link).to_have_attribute("href", "/ui/accounting/csv?by=node&period=day")
     with page.expect_download() as found:
@@ -225,7 +225,7 @@ def test_everybody_can_use_it(page: Page, long: SessionRow, paused: SessionRow) 
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         expect(page.locator(".main-svg, .q-table").first).to_be_visible()
         for scheme in SCHEMES:
-            page.emulate_media(color_scheme=scheme)
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             expect(page.locator("body")).to_have_class(re.compile(f"body--{scheme}"))
             assert serious(page) == [], f"{path}, {scheme}"
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, f"{path} is wider than a phone"

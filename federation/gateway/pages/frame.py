@@ -236,19 +236,16 @@ def _person(who: Caller) -> None:
         button.props["aria-label"] = f"{who.name}: account and colours"
         ui.label(f"{who.name}, {who.role}").classes("q-pa-md")
         for name, icon in (("auto", "brightness_auto"), ("light", "light_mode"), ("dark", "dark_mode")):
-            ui.menu_item(f"Colours: {name}", on_click=_chooser(name)).props(f'icon="{icon}"')
+            # By the browser alone: it does so before the page is connected, too.
+            ui.menu_item(f"Colours: {name}").props(f'icon="{icon}"').on("click", js_handler=_chooser(name))
         ui.separator()
         with ui.element("form").props(f'method="post" action="{AT}/sign-out"'):
             ui.button("Sign out", icon="logout", color=None).props("type=submit flat no-caps align=left").classes("full-width")
 
 
-def _chooser(name: str) -> Callable[[], None]:
+def _chooser(name: str) -> str:
     value = {"auto": "'auto'", "light": "false", "dark": "true"}[name]
-
-    def choose() -> None:
-        ui.run_javascript(f"document.cookie = '{SCHEME}={name}; path=/; max-age=31536000; samesite=strict'; Quasar.Dark.set({value})")
-
-    return choose
+    return f"() => {{ document.cookie = '{SCHEME}={name}; path=/; max-age=31536000; samesite=strict'; Quasar.Dark.set({value}) }}"
 
 
 def _watch(request: Request, banner: ui.column) -> None:

@@ -38,15 +38,26 @@ async def grid(visit: Visit) -> None:
     """All nodes."""
     summary = ui.label().classes("fem-soft").props('role="status"')
     cards = ui.element("div").classes("fem-grid").props('role="list"')
+    drawn: dict[str, tuple[At, ui.element]] = {}
 
     def show(found: list[At]) -> None:
         counts = Counter(one.node.presence for one in found)
         summary.text = ", ".join(f"{counts[name]} {name}" for name in ("connected", "suspect", "gone") if counts[name])
-        cards.clear()
-        with cards:
-            for one in found:
-                with ui.element("div").props('role="listitem"'):
-                    _card(one, link=True)
+        if [one.node.name for one in found] != list(drawn):
+            cards.clear()
+            drawn.clear()
+        for one in found:
+            # A card that says the same stays, and with it the focus of who is at it.
+            was, holder = drawn.get(one.node.name, (None, None))
+            if was == one:
+                continue
+            if holder is None:
+                with cards:
+                    holder = ui.element("div").props('role="listitem"')
+            holder.clear()
+            with holder:
+                _card(one, link=True)
+            drawn[one.node.name] = one, holder
         if not found:
             with cards:
                 note("empty", "No node is enrolled yet.", "An operator enrols one: fem nodes enrol NAME --key PUBLIC-KEY")
