@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from federation.centre import Centre
 from federation.gateway.access import Role
@@ -18,10 +18,10 @@ from federation.learning import opening
 from federation.simulation import sweep
 from storage.learning_rows import ModelRow, SessionRow
 from tests.acceptance.conftest import until
-from tests.support.browser import chromium, serious
+from tests.support.browser import serious
 from tests.support.gateway_process import serving
 from tests.support.learning import a_session
-from tests.support.pages import HURRIED, add_users, opened, sign_in
+from tests.support.pages import HURRIED, add_users, sign_in
 from tests.unit.helpers import MOMENT
 from tests.unit.sessions import seen
 
@@ -106,18 +106,6 @@ def a_model(id: str, session: str, round: int, parent: str | None) -> ModelRow:
     return ModelRow(id, session, round, parent, MOMENT, f"nowhere/{id}", 4096, "0" * 64, 1000.0, {"loss": 1 / (round + 1)}, 10)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    with opened(browser, address) as page:
-        yield page
-
-
 def test_a_session_is_steered_and_its_model_taken(page: Page, centre: Centre, paused: SessionRow, folder: Path) -> None:
     sign_in(page, then="/ui/learning")
     page.get_by_role("link", name="half-way").click()
@@ -130,15 +118,16 @@ def test_a_session_is_steered_and_its_model_taken(page: Page, centre: Centre, pa
     expect(page.get_by_role("img", name=re.compile("^Where each model came from: 2 models"))).to_be_visible()
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("It pauses once the round that is under way is over.")).to_be_visible()
+    # A question that is asked meanwhile stays until it is answered.
+    page.get_by_role("button", name="Stop").click()
     (folder / "go").touch()
     expect(mark).to_contain_text("paused")
+    page.get_by_role("button", name="Stop it").click()
+    expect(mark).to_contain_text("stopped")
     with page.expect_download() as found:
         page.get_by_role("link", name="Download round 1", exact=True).click()
     model = next(one for one in centre.records.learning.models(paused.id) if one.round == 1)
     assert len(Path(found.value.path()).read_bytes()) == model.size
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_role("button", name="Stop it").click()
-    expect(mark).to_contain_text("stopped")
     assert until(lambda: centre.records.learning.find_session(paused.id)).state == "STOPPED"
     expect(page.get_by_role("button", name="Continue")).to_have_count(0)
 

@@ -42,8 +42,7 @@ class Seen:
 async def one(visit: Visit) -> None:
     """The page."""
     id_ = visit.request.path_params["execution"]
-    head = ui.column().classes("full-width fem-body")
-    buttons = ui.row().classes("items-center")
+    head, buttons = shared.Part(ui.column().classes("full-width fem-body")), shared.Part(ui.row().classes("items-center"))
     shared.heading("Timeline")
     chart = gantt()
     table = shared.table("Runs", COLUMNS, [], links={"node": "to"}, rows_at_most=MOST)
@@ -57,12 +56,8 @@ async def one(visit: Visit) -> None:
     async def show(seen: Seen) -> None:
         nonlocal before
         visit.named(seen.row.tool or "Single task")
-        for place in (head, buttons):
-            place.clear()
-        with head:
-            _facts(seen)
-        with buttons:
-            _buttons(visit, seen)
+        head.show(seen.row, lambda: _facts(seen))
+        buttons.show((seen.row.state, seen.link), lambda: _buttons(visit, seen))
         chart.show(seen.bars)
         table.rows = shared.marked(
             [
@@ -152,12 +147,7 @@ def _buttons(visit: Visit, seen: Seen) -> None:
     live = row.state == OPEN
 
     async def cancel() -> None:
-        with ui.dialog() as dialog, ui.card():
-            ui.label("End it at all its nodes?")
-            with ui.row():
-                ui.button("End it", on_click=lambda: dialog.submit(True)).props("no-caps color=negative")
-                ui.button("Let it go on", on_click=lambda: dialog.submit(False)).props("no-caps flat")
-        if await dialog and await visit.act(cancelled, row.id):
+        if await shared.confirmed("End it at all its nodes?", "End it", "Let it go on") and await visit.act(cancelled, row.id):
             ui.notify("The nodes are asked to end it.")
 
     async def retry() -> None:

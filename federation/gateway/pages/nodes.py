@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 from nicegui import ui
 
@@ -38,7 +39,7 @@ async def grid(visit: Visit) -> None:
     """All nodes."""
     summary = ui.label().classes("fem-soft").props('role="status"')
     cards = ui.element("div").classes("fem-grid").props('role="list"')
-    drawn: dict[str, tuple[At, ui.element]] = {}
+    drawn: dict[str, shared.Part] = {}
 
     def show(found: list[At]) -> None:
         counts = Counter(one.node.presence for one in found)
@@ -47,17 +48,10 @@ async def grid(visit: Visit) -> None:
             cards.clear()
             drawn.clear()
         for one in found:
-            # A card that says the same stays, and with it the focus of who is at it.
-            was, holder = drawn.get(one.node.name, (None, None))
-            if was == one:
-                continue
-            if holder is None:
+            if one.node.name not in drawn:
                 with cards:
-                    holder = ui.element("div").props('role="listitem"')
-            holder.clear()
-            with holder:
-                _card(one, link=True)
-            drawn[one.node.name] = one, holder
+                    drawn[one.node.name] = shared.Part(ui.element("div").props('role="listitem"'))
+            drawn[one.node.name].show(one, partial(_card, one, link=True))
         if not found:
             with cards:
                 note("empty", "No node is enrolled yet.", "An operator enrols one: fem nodes enrol NAME --key PUBLIC-KEY")

@@ -57,8 +57,7 @@ class Drawn:
 async def one(visit: Visit) -> None:
     """The page."""
     id_ = visit.request.path_params["session"]
-    head = ui.column().classes("full-width fem-body")
-    buttons = ui.row().classes("items-center")
+    head, buttons = shared.Part(ui.column().classes("full-width fem-body")), shared.Part(ui.row().classes("items-center"))
     shared.heading("Metrics")
     chosen = ui.select([], label="Metric").classes("fem-metric").props("outlined dense")
     curves = Charts()
@@ -78,12 +77,8 @@ async def one(visit: Visit) -> None:
 
     async def show(stand: Stand) -> None:
         visit.named(stand.row.name)
-        for place in (head, buttons):
-            place.clear()
-        with head:
-            _facts(stand)
-        with buttons:
-            _buttons(visit, stand)
+        head.show((stand.row, stand.updates), lambda: _facts(stand))
+        buttons.show((stand.row.state, stand.row.wanted, stand.link), lambda: _buttons(visit, stand))
         may = decide(visit.who, Action.MODELS_READ, stand.row)
         models.rows = shared.marked([_model(one, id_, may=may) for one in stand.models[:MODELS]])
         drawn = await visit.act(draw, id_)
@@ -144,12 +139,7 @@ def _buttons(visit: Visit, stand: Stand) -> None:
             ui.notify(said)
 
     async def stop() -> None:
-        with ui.dialog() as dialog, ui.card():
-            ui.label("Stop it now, at all its nodes? Its models stay.")
-            with ui.row():
-                ui.button("Stop it", on_click=lambda: dialog.submit(True)).props("no-caps color=negative")
-                ui.button("Let it go on", on_click=lambda: dialog.submit(False)).props("no-caps flat")
-        if await dialog:
+        if await shared.confirmed("Stop it now, at all its nodes? Its models stay.", "Stop it", "Let it go on"):
             await wish("stop", "The nodes are asked to end it.")
 
     if row.state not in ENDED and decide(visit.who, Action.SESSIONS_STEER, row):

@@ -149,3 +149,30 @@ class Pager:
         self._newer.set_enabled(before > 0)
         self._older.set_enabled(more)
         self._where.text = f"Page {before + 1}"
+
+
+class Part:
+    """What is drawn into an element, and anew only where it shows something else: who is at a button of it, or in its dialog, stays there."""
+
+    def __init__(self, holder: ui.element) -> None:
+        self._holder = holder
+        self._shown: object = None
+
+    def show(self, what: object, draw: Callable[[], object]) -> None:
+        """Draw it, unless `what` it is about is what was shown last."""
+        if what == self._shown:
+            return
+        self._shown = what
+        self._holder.clear()
+        with self._holder:
+            draw()
+
+
+async def confirmed(question: str, act: str, leave: str) -> bool:
+    """Whether somebody means it. The question is the page's: it stays where the button that asked it is drawn anew."""
+    with ui.context.client.content, ui.dialog() as dialog, ui.card():
+        ui.label(question)
+        with ui.row():
+            ui.button(act, on_click=lambda: dialog.submit(True)).props("no-caps color=negative")
+            ui.button(leave, on_click=lambda: dialog.submit(False)).props("no-caps flat")
+    return bool(await dialog)
