@@ -256,13 +256,13 @@ class Records:
 
     def current_attempts(self, execution: str, task: str | None = None) -> list[tuple[RunRow, AttemptRow]]:
         """The runs of an execution, or of one task of it, each with the attempt that counts now; runs without one are left out."""
-        found = self.runs_and_attempts(execution)
-        return [(run, attempt) for run, attempt in found if attempt is not None and task in (None, run.task)]
+        return [(run, attempt) for run, attempt in self.runs_and_attempts(execution, task) if attempt is not None]
 
-    def runs_and_attempts(self, execution: str) -> list[tuple[RunRow, AttemptRow | None]]:
-        """The runs of an execution by task and node, each with the attempt that counts now, or None before the first."""
+    def runs_and_attempts(self, execution: str, task: str | None = None) -> list[tuple[RunRow, AttemptRow | None]]:
+        """The runs of an execution, or of one task of it, by task and node, each with the attempt that counts now, or None before the first."""
+        asked = _RUNS_AND_ATTEMPTS if task is None else _RUNS_AND_ATTEMPTS.where(run_table.c.task == task)
         with self._db.read() as db:
-            rows = db.execute(_RUNS_AND_ATTEMPTS, {"of": execution}).all()
+            rows = db.execute(asked, {"of": execution}).all()
         width = len(run_table.c)
         names = [column.name for column in attempts.c]
         return [
