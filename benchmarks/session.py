@@ -57,12 +57,8 @@ def measure(services: Services, quick: bool) -> Iterator[Figure]:  # noqa: ARG00
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         federation = stack.enter_context(LocalFederation(folder / "home", nodes, datasets=data, launcher_options={"path": path}))
         stack.enter_context(variables(federation.environment()))
-        centre = Centre.open(federation.settings())
-        try:
-            federation.wait_connected(centre)
+        with federation.connected() as centre:
             rounds = asyncio.run(_session(centre, asked, Bare(asked, folder / "data", folder / "bare")))
-        finally:
-            centre.close()
         by_flow = asyncio.run(_flow(asked))
     whole, bare, ran = (Median.of([one[which] for one in rounds]).value for which in range(3))
     what = f"a round of a FedAvg session over {len(nodes)} nodes"

@@ -8,13 +8,11 @@ import signal
 import sys
 import tempfile
 import threading
-from contextlib import closing
 from pathlib import Path
 
 from examples.summary.data import SITES, share_out
 from fdn_worker.errors import FdnError
 from federation.catalogue.folder import load
-from federation.centre import Centre
 from federation.local import LocalFederation
 from federation.sync import carry_out, differing
 from flows.server import prefect_server
@@ -35,9 +33,8 @@ def main() -> None:
     say("starting three nodes and a Prefect server ...")
     try:
         local = LocalFederation(home, tuple(SITES), share_out(home / "data"), options=SITE)
-        with prefect_server(home / "prefect", seed=SEED, ui=True) as client, local, closing(Centre.open(local.settings())) as centre:
+        with prefect_server(home / "prefect", seed=SEED, ui=True) as client, local, local.connected() as centre:
             # Its relay hears the heartbeats, so that `fem nodes` knows who is there.
-            local.wait_connected(centre)
             catalogue = load(ROOT / "deployments/catalogue")
             carry_out(centre, catalogue, differing(centre, catalogue))
             variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in (local.environment() | client).items())

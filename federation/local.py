@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -111,7 +112,7 @@ class LocalFederation:
         with log:
             self.workers[node] = subprocess.Popen(
                 [sys.executable, "-m", self.worker, "start", "--settings", str(self.settings_file(node))],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=_clean_environment(),
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=clean_environment(),
             )  # fmt: skip
         return self.workers[node]
 
@@ -127,6 +128,13 @@ class LocalFederation:
             if time.monotonic() > end:
                 raise SystemFault(f"no word from {', '.join(missing)} in {START_SECONDS:.0f} s", remedy=f"see the logs in {self.home}")
             time.sleep(0.05)
+
+    @contextmanager
+    def connected(self) -> Iterator[Centre]:
+        """A centre of it, once every node was heard."""
+        with closing(Centre.open(self.settings())) as centre:
+            self.wait_connected(centre)
+            yield centre
 
     def stop(self, node: str, number: int = signal.SIGTERM) -> None:
         """End the node's worker."""
@@ -150,7 +158,8 @@ class LocalFederation:
             self.stop(node)
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
+    """Of this process, without settings of Prefect, the centre or a node."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_"))}
 
 

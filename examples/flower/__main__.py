@@ -6,10 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import closing
 from pathlib import Path
 
-from federation.centre import Centre
 from federation.learning.local_data import LocalData
 from federation.local import LocalFederation
 
@@ -26,8 +24,7 @@ def main(environment: Path) -> int:
         home = Path(folder)
         path = {"path": f"{(environment / 'bin').absolute()}:/usr/local/bin:/usr/bin:/bin"}
         local = LocalFederation(home, data.names(), data.write(home / "data"), options=SITE, launcher_options=path)
-        with local, closing(Centre.open(local.settings())) as centre:
-            local.wait_connected(centre)
+        with local, local.connected():
             command: list[str | Path] = [FEM, "run", TOOL, "--node", "all", "--server-node", data.names()[0]]
             return subprocess.run(command, env=os.environ | local.environment(), check=False).returncode
 

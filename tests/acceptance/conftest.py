@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from federation.centre import Centre
 from federation.local import LocalFederation
 from flows.server import prefect_server
+from tests.support.shell import shell
 from tests.support.waiting import SOON
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = ROOT / ".cache/prefect-seed.db"
@@ -50,18 +53,14 @@ def federation() -> Iterator[LocalFederation]:
 @pytest.fixture(scope="session")
 def centre(federation: LocalFederation) -> Iterator[Centre]:
     """The federation's centre, with its relay, for a look at what happened."""
-    centre = Centre.open(federation.settings())
-    federation.wait_connected(centre)
-    yield centre
-    centre.close()
+    with federation.connected() as centre:
+        yield centre
 
 
 @pytest.fixture(scope="session")
 def environment(prefect_api: dict[str, str], federation: LocalFederation, centre: Centre) -> dict[str, str]:
     """What a person's shell would have set."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_"))}
-    path = f"{BIN}:{inherited['PATH']}"
-    return inherited | prefect_api | federation.environment() | {"PATH": path, "COLUMNS": "120"}
+    return shell(BIN, prefect_api, federation.environment(), {"COLUMNS": "120"})
 
 
 @pytest.fixture
@@ -83,3 +82,22 @@ def until(condition: Callable[[], Value | None], seconds: float = SOON) -> Value
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.1)
     return value
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless one."""
+    # Here, since most of the room looks at no page.
+    from tests.support.browser import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """Of the gateway at the `address` of the test's file."""
+    from tests.support.pages import opened
+
+    with opened(browser, address) as page:
+        yield page

@@ -19,7 +19,8 @@ from federation.gateway.access import Role
 from federation.gateway.users import add_user, api_token
 from federation.local import LocalFederation
 from federation.sync import carry_out, differing
-from tests.support.gateway_process import serving, shell
+from tests.support.gateway_process import serving
+from tests.support.shell import shell
 
 from .conftest import BIN, ROOT
 

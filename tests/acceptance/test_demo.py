@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer
 
 from examples.summary.data import COLUMNS, SITES
+from federation.local import clean_environment
 from tests.conftest import Services
 from tests.support.services import virtual_host
 
@@ -53,9 +53,8 @@ def run_demo(variables: dict[str, str], tmp_path: Path) -> str:
     PAGE.unlink(missing_ok=True)
     folder, began = tmp_path / "tmp", time.monotonic()
     folder.mkdir(mode=0o755)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_"))}
     # Its folder is made here, so that what stays of it is seen.
-    environment = inherited | variables | {"COLUMNS": "80", "TMPDIR": str(folder), "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment = clean_environment() | variables | {"COLUMNS": "80", "TMPDIR": str(folder), "PREFECT_HOME": str(tmp_path / "prefect")}
     words = [sys.executable, "-m", "examples.summary"]
     with subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None

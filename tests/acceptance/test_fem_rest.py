@@ -19,9 +19,10 @@ from federation.gateway.users import add_user
 from federation.local import LocalFederation
 from federation.sync import carry_out, differing
 from tests.support.fem_rest_client import FemRestClient
-from tests.support.gateway_process import serving, shell
+from tests.support.gateway_process import serving
 from tests.support.rig import Rig, census, rig
 from tests.support.services import serving_rig
+from tests.support.shell import shell
 
 from .conftest import BIN, ROOT
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from federation.learning.trail import Trail
 from federation.local import LocalFederation
 from storage.learning import SessionRow
 from tests.support.learning import step, value, write_package
+from tests.support.shell import shell
 from tests.support.waiting import SOON
 
 from .conftest import BIN, until
@@ -39,16 +39,13 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]
 
 @pytest.fixture(scope="module")
 def centre(three: LocalFederation) -> Iterator[Centre]:
-    centre = Centre.open(three.settings())
-    three.wait_connected(centre)
-    yield centre
-    centre.close()
+    with three.connected() as centre:
+        yield centre
 
 
 @pytest.fixture(scope="module")
 def environment(prefect_api: dict[str, str], three: LocalFederation, centre: Centre) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_"))}
-    return inherited | prefect_api | three.environment() | {"PATH": f"{BIN}:{inherited['PATH']}", "COLUMNS": "120"}
+    return shell(BIN, prefect_api, three.environment(), {"COLUMNS": "120"})
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from federation.local import clean_environment
 from tests.support.checkout import ROOT
 
 SESSION = """\
@@ -24,9 +24,10 @@ LOCAL = "local: {nodes: 2, dataset: breast-cancer, partition: {non_iid_partition
 
 
 def compare(file: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_"))}
     command = [sys.executable, "-m", "examples.learning.compare", file]
-    return subprocess.run(command, cwd=ROOT, env=clean | environment | {"COLUMNS": "120"}, capture_output=True, text=True, timeout=500)
+    return subprocess.run(
+        command, cwd=ROOT, env=clean_environment() | environment | {"COLUMNS": "120"}, capture_output=True, text=True, timeout=500
+    )
 
 
 @pytest.mark.timeout(600)

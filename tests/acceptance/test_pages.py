@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from federation.catalogue.folder import load_tool
 from federation.centre import Centre
 from federation.gateway.access import Role
 from tests.acceptance.conftest import until
-from tests.support.browser import chromium, serious
+from tests.support.browser import serious
 from tests.support.gateway_process import serving
-from tests.support.pages import HURRIED, PASSWORD, add_users, opened, sign_in
+from tests.support.pages import HURRIED, PASSWORD, add_users, sign_in
 
 PROGRAM = """\
 echo "it begins, $WORDS"
@@ -55,18 +55,6 @@ def address(environment: dict[str, str], centre: Centre, tmp_path_factory: pytes
     own = HURRIED | {"FEM_SERVE_PREFECT_UI": "http://prefect.example"}
     with serving(environment | own, folder) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    with opened(browser, address) as made:
-        yield made
 
 
 def submit(page: Page, words: str) -> str:

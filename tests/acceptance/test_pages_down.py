@@ -16,10 +16,11 @@ from federation.local import LocalFederation
 from tests.acceptance.conftest import BIN
 from tests.conftest import Services
 from tests.support.browser import chromium
-from tests.support.gateway_process import serving, shell
+from tests.support.gateway_process import serving
 from tests.support.pages import add_users, opened, sign_in
 from tests.support.proxy import Proxy
 from tests.support.services import virtual_host
+from tests.support.shell import shell
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from fdn_worker.errors import BrokerUnavailable, FdnError, StoreUnavailable
 from federation.catalogue.tool import Tool
@@ -26,8 +26,7 @@ from federation.gateway.settings import GatewaySettings
 from federation.local import LocalFederation
 from federation.tool_request import ToolRequest
 from storage.database import RecordsUnavailable
-from tests.support.browser import chromium
-from tests.support.pages import add_users, opened, sign_in
+from tests.support.pages import add_users, sign_in
 from tests.unit.gateway import Remembering
 from tests.unit.test_fem_rest import leave
 
@@ -70,18 +69,6 @@ def address(centre: Centre) -> Iterator[str]:
             yield "http://{}:{}".format(*socket.getsockname()[:2])
             running.should_exit = True
             thread.join(60)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    with opened(browser, address) as page:
-        yield page
 
 
 @contextmanager

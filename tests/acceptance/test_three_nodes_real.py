@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ from flows.execute_tool import execute_tool
 from tests.conftest import Services
 from tests.support.rig import Rig, census
 from tests.support.services import serving_rig
+from tests.support.shell import shell
 from tests.support.waiting import SOON, eventually
 
 from .conftest import BIN, ROOT
@@ -55,11 +55,10 @@ def house(services: Services) -> Iterator[Rig]:
             yield running
 
 
-@pytest.fixture(scope="module")
-def shell(house: Rig, prefect_api: dict[str, str]) -> dict[str, str]:
+@pytest.fixture(scope="module", name="shell")
+def _shell(house: Rig, prefect_api: dict[str, str]) -> dict[str, str]:
     """What the shell of somebody at the centre has set."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_"))}
-    return inherited | prefect_api | house.federation.environment() | {"PATH": f"{BIN}:{inherited['PATH']}"}
+    return shell(BIN, prefect_api, house.federation.environment())
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from federation.centre import Centre
 from federation.local import LocalFederation
 from flows import connection
 from flows.health_check import health_check
+from tests.support.shell import shell
 from tests.support.waiting import SOON
 
 from .conftest import BIN
@@ -47,16 +48,13 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]
 
 @pytest.fixture(scope="module")
 def centre(three: LocalFederation) -> Iterator[Centre]:
-    centre = Centre.open(three.settings())
-    three.wait_connected(centre)
-    yield centre
-    centre.close()
+    with three.connected() as centre:
+        yield centre
 
 
 @pytest.fixture
 def environment(prefect_api: dict[str, str], three: LocalFederation, centre: Centre) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_"))}
-    return inherited | prefect_api | three.environment() | {"PATH": f"{BIN}:{inherited['PATH']}", "COLUMNS": "120", "TERM": "xterm"}
+    return shell(BIN, prefect_api, three.environment(), {"COLUMNS": "120", "TERM": "xterm"})
 
 
 @pytest.fixture

@@ -62,10 +62,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
 
 @pytest.fixture(scope="module")
 def centre(federation: LocalFederation) -> Iterator[Centre]:
-    centre = Centre.open(federation.settings())
-    federation.wait_connected(centre)
-    yield centre
-    centre.close()
+    with federation.connected() as centre:
+        yield centre
 
 
 @pytest.fixture

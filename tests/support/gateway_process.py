@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -29,12 +28,3 @@ def serving(environment: Mapping[str, str], folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
-
-
-def shell(commands: Path, *variables: Mapping[str, str]) -> dict[str, str]:
-    """What the shell of somebody at the centre has set: the folder of commands, these variables, and no settings of whoever runs the tests."""
-    made = {name: value for name, value in os.environ.items() if not name.startswith(("FEM_", "FDN_", "PREFECT_"))}
-    made["PATH"] = f"{commands}:{made['PATH']}"
-    for some in variables:
-        made |= some
-    return made
