@@ -84,7 +84,8 @@ class DockerLauncher:
         with self._accounts.watching(name) as usage:
             state = followed.run()
         # An OOM kill of a child may leave the exit code at 0.
-        return Exit(state.code, state.out_of_memory, state.started, state.finished, usage())
+        # A busy engine may note the start of a short container after its end.
+        return Exit(state.code, state.out_of_memory, min(state.started, state.finished), state.finished, usage())
 
     def stop(self, name: str, grace: float) -> None:
         from docker.errors import NotFound
