@@ -36,8 +36,8 @@ CONSUMER = """
 import sys
 from fdn_worker.brokers import connect
 def handler(delivery):
-    print(delivery.message_id, flush=True)
     held.append(delivery)
+    print(delivery.message_id, flush=True)
 held = []
 connect(sys.argv[1]).consume("q", handler, prefetch=1)
 for line in sys.stdin:
