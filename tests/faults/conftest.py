@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,29 +14,39 @@ import pytest
 from deployments.services import minio, rabbitmq
 from deployments.services.place import Place
 from tests.faults.ground import Ground, ground
-from tests.faults.own import running
+from tests.faults.own import Own, running
 
 #: What is drawn inside a fault is the same in each test run.
 SEED = 1
 
 
 class Grounds:
-    """One of each kind, made when it is first asked for, and anew after a test that failed on it."""
+    """One of each kind, made when it is first asked for; all are made anew, with the services, after a test that failed on one."""
 
-    def __init__(self, folder: Path, undo: ExitStack) -> None:
-        self._folder, self._undo = folder, undo
-        self._own = undo.enter_context(running(folder / "own"))
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._own: Own | None = None
         self._made: dict[str, Ground] = {}
+        self._undo = ExitStack()
 
     @contextmanager
     def of(self, kind: str) -> Iterator[Ground]:
+        if self._own is None:
+            self._own = self._undo.enter_context(running(self._new("own")))
         if kind not in self._made:
-            folder = self._folder / f"{kind}-{time.time_ns():x}"
-            self._made[kind] = self._undo.enter_context(ground(self._own, folder, kind, random.Random(SEED)))
-        # Comes back when all is well.
-        found = self._made.pop(kind)
-        yield found
-        self._made[kind] = found
+            self._made[kind] = self._undo.enter_context(ground(self._own, self._new(kind), kind, random.Random(SEED)))
+        with ExitStack() as failed:
+            failed.callback(self.close)
+            yield self._made[kind]
+            failed.pop_all()
+
+    def close(self) -> None:
+        """End what stands."""
+        self._own, self._made = None, {}
+        self._undo.close()
+
+    def _new(self, name: str) -> Path:
+        return self._folder / f"{name}-{time.time_ns():x}"
 
 
 @pytest.fixture(scope="session")
@@ -49,5 +59,5 @@ def servers() -> None:
 
 @pytest.fixture(scope="session")
 def grounds(servers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
-    with ExitStack() as undo:
-        yield Grounds(tmp_path_factory.mktemp("faults"), undo)
+    with closing(Grounds(tmp_path_factory.mktemp("faults"))) as made:
+        yield made

@@ -39,8 +39,13 @@ class Daemon:
     def of(cls, process: Process, log: Path) -> Daemon:
         """With the words and the environment that it runs with."""
         proc = Path(f"/proc/{process.pid}")
-        environment = dict(pair.split("=", 1) for pair in (proc / "environ").read_text().split("\0") if "=" in pair)
-        return cls(process, [word for word in (proc / "cmdline").read_text().split("\0") if word], environment, log)
+
+        def environment() -> dict[str, str]:
+            """Empty for a moment after the program began: the kernel shows it once the program's memory stands."""
+            return dict(pair.split("=", 1) for pair in (proc / "environ").read_text().split("\0") if "=" in pair)
+
+        found = eventually(f"{process.name} shows its environment", environment)
+        return cls(process, [word for word in (proc / "cmdline").read_text().split("\0") if word], found, log)
 
     def kill(self, *, group: bool = False) -> None:
         """SIGKILL; with `group` also to what it started."""
@@ -58,9 +63,10 @@ class Own:
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        # Each is looked at at once: RabbitMQ's is a script, which becomes another program.
         self._broker = rabbitmq.launch(place, lambda _: None)
-        self._store = minio.launch(place, lambda _: None)
         self.broker = Daemon.of(self._broker.process, self._broker.log)
+        self._store = minio.launch(place, lambda _: None)
         self.store = Daemon.of(self._store.process, self._store.log)
         self.docker: Daemon | None = None
         self._docker_host = ""
