@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,11 @@ class Pages:
     async def close(self, request: Request) -> Response:
         if await self._guard.form(request) is None:
             return PlainTextResponse("Refused: the form is not this page's. Load the page again.\n", 403)
-        return HTMLResponse(self._html.get_template("closed.html").render(), background=BackgroundTask(self._end))
+        # Its style comes with it: there is nobody to ask for it any more.
+        style, nonce = Path(__file__).with_name("static").joinpath("page.css").read_text(), secrets.token_urlsafe()
+        page = self._html.get_template("closed.html").render(style=style, nonce=nonce)
+        headers = {"Content-Security-Policy": f"default-src 'none'; style-src 'nonce-{nonce}'; frame-ancestors 'none'"}
+        return HTMLResponse(page, headers=headers, background=BackgroundTask(self._end))
 
     def failed(self, _request: Request, error: Exception) -> Response:
         """A page that cannot be made says why."""

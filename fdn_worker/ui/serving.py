@@ -31,10 +31,11 @@ def serve(settings: WorkerSettings, port: int, person: str, tell: Callable[[str]
         timeout_graceful_shutdown=2,
     )  # fmt: skip
     server = uvicorn.Server(config)
-    tell(f"http://{HOST}:{port}/enter?token={token}")
     try:
+        tell(f"http://{HOST}:{port}/enter?token={token}")
         server.run(sockets=[listening])
     finally:
+        listening.close()
         journal.close()
 
 
@@ -47,6 +48,7 @@ def _listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # before anybody is told of it: who comes at once waits, and is not turned away
     except OSError as error:
         listening.close()
         raise SettingsError(

@@ -21,6 +21,7 @@ from fdn_worker.release.desk import login
 from federation.centre import Submission
 from federation.local import LocalFederation
 from tests.support.browser import chromium, serious
+from tests.support.child import child
 from tests.support.rig import SOON, Rig, census, eventually, rig
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def browser() -> Iterator[Browser]:
 def address(house: Rig) -> Iterator[str]:
     """What `fdn-worker ui` prints."""
     command = [sys.executable, "-m", "fdn_worker", "ui", "--settings", str(house.federation.settings_file(NODE)), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with child(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert "once" in process.stdout.readline()
         yield process.stdout.readline().strip()
@@ -233,7 +234,7 @@ def test_a_port_that_is_taken_is_told(house: Rig, address: str) -> None:
 
 def test_it_is_closed_by_its_person(house: Rig, browser: Browser, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fdn_worker", "ui", "--settings", str(house.federation.settings_file(NODE)), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with child(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         context = browser.new_context()
@@ -241,5 +242,6 @@ def test_it_is_closed_by_its_person(house: Rig, browser: Browser, tmp_path: Path
         page.goto(process.stdout.readline().strip())
         page.get_by_role("button", name="Close").click()
         expect(page.get_by_role("heading", name="Closed")).to_be_visible()
-        context.close()
         assert process.wait(SOON) == 0
+        assert page.locator("main").evaluate("main => getComputedStyle(main).maxWidth") != "none", "its style came with it"
+        context.close()

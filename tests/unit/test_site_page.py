@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fdn_worker.journal import Journal
 from fdn_worker.protocol import Signer
 from fdn_worker.ui.application import application
 from fdn_worker.ui.guard import HEADERS, LONGEST_FORM, Guard
+from fdn_worker.ui.serving import serve
 from fdn_worker.ui.shown import ROWS, TEXT_BYTES, picture, show
 from tests.unit.helpers import settings
 
@@ -101,6 +103,19 @@ async def test_every_answer_forbids_scripts_and_frames(inside: httpx.AsyncClient
         headers = (await inside.get(path)).headers
         assert {name: headers.get(name) for name in HEADERS} == HEADERS, path
     assert "script" not in HEADERS["Content-Security-Policy"]
+
+
+def test_who_comes_as_soon_as_the_address_is_told_is_not_turned_away(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    Journal(made.state_dir / "journal.db", Signer()).close()
+
+    def come(address: str) -> None:
+        url = httpx.URL(address)
+        socket.create_connection((url.host, url.port)).close()
+        raise KeyboardInterrupt  # before anything is served
+
+    with pytest.raises(KeyboardInterrupt):
+        serve(made, 0, "ada", come)
 
 
 async def test_a_run_that_does_not_wait_is_said_to(inside: httpx.AsyncClient) -> None:
