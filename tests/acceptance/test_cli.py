@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from federation.centre import Centre
+from tests.support.child import child
 from tests.support.waiting import SOON
 
 from .conftest import Run
@@ -74,7 +75,7 @@ def test_exit_code_4_when_the_node_refuses(run: Run) -> None:
 
 def test_ctrl_c_cancels_at_the_node(environment: dict[str, str], run: Run, centre: Centre) -> None:
     words = ["fem", "run", "--node", "site-a", "--user", "ctrl-c", "--", "/bin/sh", "-c", "trap '' TERM; echo up; sleep 60"]
-    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with child(words, env=environment, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         seen = ""
         while "| up" not in seen:
@@ -90,7 +91,7 @@ def test_ctrl_c_cancels_at_the_node(environment: dict[str, str], run: Run, centr
 
 def test_cancel_from_elsewhere_is_confirmed(environment: dict[str, str], run: Run, centre: Centre) -> None:
     words = ["fem", "run", "--node", "site-b", "--user", "elsewhere", "--", "/bin/sh", "-c", "echo up; sleep 60"]
-    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with child(words, env=environment, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         while "| up" not in (line := process.stderr.readline()):
             assert line

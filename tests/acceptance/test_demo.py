@@ -20,6 +20,7 @@ from sklearn.datasets import load_breast_cancer
 from examples.summary.data import COLUMNS, SITES
 from federation.local import clean_environment
 from tests.conftest import Services
+from tests.support.child import child
 from tests.support.services import virtual_host
 
 from .conftest import ROOT
@@ -56,7 +57,7 @@ def run_demo(variables: dict[str, str], tmp_path: Path) -> str:
     # Its folder is made here, so that what stays of it is seen.
     environment = clean_environment() | variables | {"COLUMNS": "80", "TMPDIR": str(folder), "PREFECT_HOME": str(tmp_path / "prefect")}
     words = [sys.executable, "-m", "examples.summary"]
-    with subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with child(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         printed = []
         for line in process.stdout:

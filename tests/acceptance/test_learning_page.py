@@ -23,6 +23,7 @@ from flows.learning_artifacts import LearningArtifacts
 from storage.learning import Learning
 from tests.acceptance.conftest import Run, until
 from tests.support.browser import chromium, serious
+from tests.support.child import child
 from tests.support.waiting import SOON
 from tests.unit.sessions import seen
 
@@ -81,7 +82,7 @@ def looked_at(browser: Browser, address: str, width: int, scheme: Literal["light
 def test_it_is_written_again_until_the_session_ends(session: str, environment: dict[str, str], centre: Centre, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     words = ("fem", "sessions", "page", session, "--watch", "--out", str(page))
-    with subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL) as process:
+    with child(words, env=environment, stderr=subprocess.DEVNULL) as process:
         until(page.exists)
         assert RELOADS in page.read_text()
         centre.records.learning.set_state(session, "FINISHED", "3 rounds were run")

@@ -27,6 +27,7 @@ from flows import connection
 from flows.submitting import FlowSubmitter, PrefectUnavailable
 from storage.records import ExecutionRow
 from tests.acceptance.conftest import BIN, until
+from tests.support.child import child
 
 NODES = ("n1", "n2")
 TOOL = """\
@@ -194,17 +195,14 @@ def test_a_server_of_prefects_that_is_away_is_told_and_leaves_nothing_open_for_e
 
 def test_the_command_serves_until_it_is_told_to_end(prefect_api: dict[str, str], tmp_path: Path) -> None:
     environment = os.environ | prefect_api | {"FEM_HOME": str(tmp_path)}
-    with subprocess.Popen([BIN / "fem", "serve", "--port", "0"], env=environment, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            said = process.stderr.readline() + process.stderr.readline()
-            password, address = re.findall(r"password (\S+), .*\n.*serving at (\S+)", said)[0]
-            assert httpx.get(f"{address}/health/ready", timeout=60).json()["status"] == "ok"
-            form = {"grant_type": "password", "username": "administrator", "password": password}
-            token = httpx.post(f"{address}/api/v2/token", data=form, timeout=60).json()["access_token"]
-            me = httpx.get(f"{address}/api/v2/me", headers={"Authorization": f"Bearer {token}"}, timeout=60)
-            assert me.json()["role"] == "administrator"
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
+    with child([BIN / "fem", "serve", "--port", "0"], env=environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline() + process.stderr.readline()
+        password, address = re.findall(r"password (\S+), .*\n.*serving at (\S+)", said)[0]
+        assert httpx.get(f"{address}/health/ready", timeout=60).json()["status"] == "ok"
+        form = {"grant_type": "password", "username": "administrator", "password": password}
+        token = httpx.post(f"{address}/api/v2/token", data=form, timeout=60).json()["access_token"]
+        me = httpx.get(f"{address}/api/v2/me", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        assert me.json()["role"] == "administrator"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0

@@ -24,6 +24,7 @@ from federation.centre import Centre
 from federation.local import LocalFederation
 from flows import connection
 from flows.health_check import health_check
+from tests.support.child import child
 from tests.support.shell import shell
 from tests.support.waiting import SOON
 
@@ -120,7 +121,7 @@ def test_the_live_table_and_what_is_seen_afterwards(environment: dict[str, str],
 
 def test_one_follower_and_one_cancel_for_all_nodes(environment: dict[str, str], fem: Fem, centre: Centre, tmp_path: Path) -> None:
     words = ["fem", "run", tool(tmp_path, "sleep 60"), "--node", "all", "--user", "cancelled"]
-    with subprocess.Popen(words, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with child(words, env=environment, cwd=tmp_path, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         seen = ""
         while seen.count("| second") < 3:

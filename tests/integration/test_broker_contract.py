@@ -14,6 +14,7 @@ import pytest
 
 from fdn_worker.brokers import Binding, Broker, Delivery, Depth, Exchange, Queue, Subscription, connect
 from fdn_worker.errors import BrokerUnavailable, SettingsError, Unroutable
+from tests.support.child import child
 from tests.support.waiting import SOON, eventually
 
 
@@ -188,7 +189,7 @@ sys.stdin.read()
 def test_unsettled_comes_again_when_its_process_is_killed(house: House, broker: Broker, q: str) -> None:
     send(broker, q, "m")
     command = [sys.executable, "-c", CONSUMER, house.url, q]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "m\n"
         inbox = Inbox()

@@ -17,6 +17,7 @@ import pytest
 from fdn_worker.brokers import Delivery, Depth, Queue, _embedded_clients
 from fdn_worker.brokers.embedded import EmbeddedBroker
 from fdn_worker.errors import BrokerUnavailable, SettingsError
+from tests.support.child import child
 from tests.support.waiting import SOON
 
 
@@ -52,7 +53,7 @@ def test_a_process_that_stands_still_loses_what_it_holds_and_may_come_back(
     broker.declare(Queue("q", single_active=True))
     broker.publish(b"", key="q", message_id="1")
     command = [sys.executable, "-c", CONSUMER, url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == "1\n"

@@ -18,6 +18,7 @@ import pytest
 from deployments.services import images, installs, lifecycle, minio, prefect_seed, rabbitmq
 from deployments.services.place import Place, ServiceError
 from deployments.services.processes import Process, free_ports, marked, start, stop, wait_until
+from tests.support.child import child
 
 FOREVER = [sys.executable, "-c", "import signal; print('ready', flush=True); signal.pause()"]
 STUBBORN = [sys.executable, "-c", "import signal; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); signal.pause()"]
@@ -142,13 +143,13 @@ def test_ctrl_c_is_the_commands_affair_and_the_services_still_go_down(place: Pla
         "prefect_seed.ensure = lambda _: None\n"
         f"sys.exit(lifecycle.during(Place.of({{'FEM_CACHE': {str(place.cache)!r}}}), [sys.executable, '-c', {inner!r}]))"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, process_group=0) as child:
-        assert child.stdout is not None
-        while (line := child.stdout.readline()) != "ready\n":
+    with child([sys.executable, "-c", program], stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) != "ready\n":
             assert line, "it ended before the command began"
-        os.killpg(child.pid, signal.SIGINT)
-        rest = child.stdout.read()
-    assert child.returncode == 130
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
     assert "left as it is" in rest
 
 
