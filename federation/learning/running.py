@@ -73,8 +73,18 @@ class Stopped(FdnError):
     fault = Fault.USER
 
 
+class TakenUp(FdnError):
+    """Another process has the session in hand by now, and what runs at the nodes is that one's."""
+
+    code = "session-taken-up"
+    fault = Fault.USER
+
+
 class Learner:
-    """Use as an asynchronous context. `heard` is called with each event of the nodes; `flow_run` is the one that wants the executions."""
+    """Use as an asynchronous context. `heard` is called with each event of the nodes; `flow_run` is the one that wants the executions.
+
+    Who enters has the session, and a flow run that had it before lets it go: from then on its steps raise TakenUp, and end nothing at the nodes.
+    """
 
     def __init__(
         self, centre: Centre, session: SessionRow, *, flow_run: str = "", heard: Callable[[TaskEvent], None] = lambda _: None
@@ -129,7 +139,7 @@ class Learner:
 
     async def next(self) -> int | None:
         """The number of the round that is due; None when the session is over, or is to pause. Its state says which."""
-        row = await self.row()
+        row = await self._ours()
         if row.state in ENDED:
             return None
         if row.wanted == "stop":
@@ -186,6 +196,7 @@ class Learner:
                 if (found := await self._validated(ended)) is not None:
                     told[ended.client] = found
                 await self._note(number, ended.client, validated=found, validation_ended=now())
+        await self._ours()
         await self._listening.cut(phase, "the time for the validation is over")
         mean = means(told)
         await asyncio.to_thread(self._records.tell_metrics, row.id, mean)
@@ -203,15 +214,17 @@ class Learner:
         return row
 
     async def stop(self, why: str) -> None:
-        """End the session, and what it has at the nodes."""
+        """End the session, and what it has at the nodes; unless another flow run has taken it up."""
+        if not self._has(await self.row()):
+            return
         await asyncio.to_thread(stop, self._centre, self.id, why)
         await self._listening.settle(why, CONFIRM_SECONDS)
 
     async def fail(self, error: FdnError) -> None:
-        """The session ends by this error, unless it is one that may pass: then it may be taken up again."""
-        if isinstance(error, SystemFault) and error.retryable:
-            return
+        """The session ends by this error, unless it is one that may pass, and it may be taken up again; or it was."""
         row = await self.row()
+        if (isinstance(error, SystemFault) and error.retryable) or not self._has(row):
+            return
         if row.round and (found := await asyncio.to_thread(self._records.round, self.id, row.round)) and found.state == "OPEN":
             await asyncio.to_thread(self._records.close_round, self.id, row.round, "FAILED", None, error.message)
         await self._listening.settle(error.message, CONFIRM_SECONDS)
@@ -289,6 +302,7 @@ class Learner:
                 still = sum(len(phase.open) for phase in phases)
                 if len(counted) >= wanted or len(counted) + still < self.asked.clients_required:
                     break
+        await self._ours()
         for phase in phases:
             goes_on = self.asked.stragglers == "next-round" and phase.number == number
             for client in sorted(phase.open):
@@ -373,7 +387,7 @@ class Learner:
         return phase
 
     async def _ends(self, phases: set[Phase]) -> AsyncGenerator[Ended]:
-        """As Listening gives them. Raises Stopped where somebody has stopped the session, whose runs end as CANCELLED by that."""
+        """As Listening gives them. Raises Stopped where somebody has stopped the session, whose runs end as CANCELLED by that; or TakenUp."""
         await self._alive()
         async with aclosing(self._listening.ends(phases, self.asked.round_timeout)) as ends:
             async for ended in ends:
@@ -382,9 +396,22 @@ class Learner:
                 yield ended
 
     async def _alive(self) -> None:
-        """Raises Stopped once somebody has stopped the session."""
-        if (await self.row()).wanted == "stop":
+        """Raises Stopped once somebody has stopped the session, and TakenUp."""
+        if (await self._ours()).wanted == "stop":
             raise Stopped("the session was stopped")
+
+    async def _ours(self) -> SessionRow:
+        """The session as the records have it. Raises TakenUp."""
+        row = await self.row()
+        if not self._has(row):
+            raise TakenUp(
+                f"session {self.id} was taken up by flow run {row.flow_run}, and goes on there",
+                remedy="watch it there, or with `fem sessions show`; whoever continues it again has it",
+            )
+        return row
+
+    def _has(self, row: SessionRow) -> bool:
+        return not self._flow_run or row.flow_run == self._flow_run
 
     def _models_for(
         self, number: int, aggregator: Aggregator, row: ModelRow, base: ModelFile, state: ModelFile | None

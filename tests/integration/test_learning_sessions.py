@@ -24,7 +24,7 @@ from federation.centre import Centre
 from federation.learning import opening, running
 from federation.learning.models import ModelFile
 from federation.learning.phases import phase_execution
-from federation.learning.running import Learner, RoundFailed, Stopped
+from federation.learning.running import Learner, RoundFailed, Stopped, TakenUp
 from federation.learning.selection import TooFewClients
 from federation.learning.trail import Trail
 from federation.local import LocalFederation
@@ -244,6 +244,35 @@ async def test_what_was_cancelled_while_nobody_had_the_session_is_done_anew(
     assert outcomes(centre, session, 1) == dict.fromkeys(NODES, "COUNTED")
     attempts = {found.node: row.attempt for found, row in centre.records.current_attempts(str(execution))}
     assert attempts["site-3"] == 2
+
+
+async def test_a_process_whose_session_was_taken_up_lets_it_go(centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    session = begin(rounds=1, settings={"faults": {"site-3": {"1": "wait"}}, "until": str(go)}, validate=False)
+    execution = phase_execution("ada", session.id, 1, "train")
+
+    def at_site_3() -> str | None:
+        row = centre.records.run(str(run_id(execution, "train", "site-3")))
+        return row.state if row else None
+
+    async with Learner(centre, session, flow_run="first") as first:
+        training = asyncio.create_task(first.train(1))
+        await asyncio.to_thread(until, lambda: at_site_3() == "RUNNING")
+        async with Learner(centre, session, flow_run="second") as second:
+            await first.stop("its flow run was cancelled")
+            await first.fail(RoundFailed("round 1: too late"))
+            assert (await second.row()).state == at_site_3() == "RUNNING"
+            going_on = asyncio.create_task(second.train(1))
+            go.touch()
+            with pytest.raises(TakenUp, match="flow run second"):
+                await training
+            await going_on
+            await second.conclude(1)
+            with pytest.raises(TakenUp):
+                await first.next()
+            assert await second.next() is None
+    assert outcomes(centre, session, 1) == dict.fromkeys(NODES, "COUNTED")
+    assert centre.records.learning.find_session(session.id).state == "FINISHED"
 
 
 async def test_the_hook_of_a_cancelled_flow_run_stops_its_session(
