@@ -234,15 +234,19 @@ def plan(
 
 
 def make_plan(asked: ToolRequest) -> Plan:
-    """Ask the nodes."""
+    """Ask the nodes; in a terminal it says so meanwhile."""
     import asyncio
+
+    from rich.console import Console
 
     from federation.catalogue.find import find_tool
     from federation.plan import plan as ask
     from flows import connection
 
     centre = connection.centre()
-    return asyncio.run(ask(centre, find_tool(centre.records, asked.tool), asked))
+    tool = find_tool(centre.records, asked.tool)
+    with Console(stderr=True, highlight=False).status(f"asking {', '.join(asked.nodes[:3])}{' and others' * (len(asked.nodes) > 3)} ..."):
+        return asyncio.run(ask(centre, tool, asked))
 
 
 def show_plan(found: Plan) -> None:
