@@ -219,6 +219,8 @@ def test_it_works_by_keyboard_and_keeps_the_colours_that_were_chosen(page: Page)
     page.set_viewport_size({"width": 1280, "height": 800})
     page.get_by_role("button", name=re.compile("account")).focus()
     page.keyboard.press("Enter")
+    # A menu that opens takes the focus once it is there.
+    expect(page.locator(".q-menu")).to_be_focused()
     page.locator(".q-menu .q-item").filter(has_text="Colours: dark").press("Enter")
     expect(page.locator("body")).to_have_class(re.compile("body--dark"))
     page.goto("/ui/executions")
