@@ -222,8 +222,10 @@ class Learner:
 
     async def fail(self, error: FdnError) -> None:
         """The session ends by this error, unless it is one that may pass, and it may be taken up again; or it was."""
+        if isinstance(error, SystemFault) and error.retryable:
+            return
         row = await self.row()
-        if (isinstance(error, SystemFault) and error.retryable) or not self._has(row):
+        if not self._has(row):
             return
         if row.round and (found := await asyncio.to_thread(self._records.round, self.id, row.round)) and found.state == "OPEN":
             await asyncio.to_thread(self._records.close_round, self.id, row.round, "FAILED", None, error.message)

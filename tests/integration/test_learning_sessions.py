@@ -30,6 +30,7 @@ from federation.learning.trail import Trail
 from federation.local import LocalFederation
 from flows import connection
 from flows.federated_learning import stop_session
+from storage.database import RecordsUnavailable
 from storage.learning import SessionRow
 from tests.support.dying_learner import run
 from tests.support.learning import a_session, step, value
@@ -61,6 +62,12 @@ def rows(centre: Centre, session: SessionRow, number: int) -> dict[str, tuple[st
 
 def outcomes(centre: Centre, session: SessionRow, number: int) -> dict[str, str | None]:
     return {client: outcome for client, (outcome, _) in rows(centre, session, number).items()}
+
+
+def training_at(centre: Centre, session: SessionRow, number: int, node: str) -> str | None:
+    """The state of a node's training, once it was ordered."""
+    row = centre.records.run(str(run_id(phase_execution("ada", session.id, number, "train"), "train", node)))
+    return row.state if row else None
 
 
 def model(centre: Centre, session: SessionRow, number: int, folder: Path) -> float:
@@ -134,10 +141,7 @@ async def test_a_straggler_is_dropped_and_ended_at_its_node(centre: Centre, begi
     await run(centre, session.id)
     assert rows(centre, session, 1)["site-3"] == ("LATE", "its round was over, and it was ended")
     assert model(centre, session, 1, tmp_path) == pytest.approx(step(0, [1, 2]), abs=1e-12)
-    execution = phase_execution("ada", session.id, 1, "train")
-    late = centre.records.run(str(run_id(execution, "train", "site-3")))
-    assert late is not None
-    assert late.state == "CANCELLED"
+    assert training_at(centre, session, 1, "site-3") == "CANCELLED"
 
 
 @pytest.mark.parametrize("taken_up", [False, True])
@@ -193,8 +197,7 @@ async def test_pause_continue_and_stop(centre: Centre, begin: Callable[..., Sess
     learning.want(session.id, "run", by="ada")
 
     def stop_it() -> None:
-        execution = phase_execution("ada", session.id, 2, "train")
-        until(lambda: (row := centre.records.run(str(run_id(execution, "train", "site-3")))) and row.state == "RUNNING")
+        until(lambda: training_at(centre, session, 2, "site-3") == "RUNNING")
         learning.want(session.id, "stop", by="ada")
         running.stop(centre, session.id, "stopped by ada")
 
@@ -227,18 +230,14 @@ async def test_what_was_cancelled_while_nobody_had_the_session_is_done_anew(
     session = begin(rounds=1, settings={"faults": {"site-3": {"1": "wait"}}, "until": str(go)})
     execution = phase_execution("ada", session.id, 1, "train")
 
-    def state() -> str | None:
-        row = centre.records.run(str(run_id(execution, "train", "site-3")))
-        return row.state if row else None
-
     async with Learner(centre, session) as learner:
         training = asyncio.create_task(learner.train(1))
-        await asyncio.to_thread(until, lambda: state() == "RUNNING")
+        await asyncio.to_thread(until, lambda: training_at(centre, session, 1, "site-3") == "RUNNING")
         training.cancel()
         await asyncio.wait([training])
     centre.cancel(execution, "its flow run is Crashed")
     until(lambda: all(State(row.state).terminal for _, row in centre.records.current_attempts(str(execution))))
-    assert state() == "CANCELLED"
+    assert training_at(centre, session, 1, "site-3") == "CANCELLED"
     go.touch()
     await run(centre, session.id)
     assert outcomes(centre, session, 1) == dict.fromkeys(NODES, "COUNTED")
@@ -246,22 +245,32 @@ async def test_what_was_cancelled_while_nobody_had_the_session_is_done_anew(
     assert attempts["site-3"] == 2
 
 
+async def test_records_that_are_away_leave_the_session_to_be_taken_up(
+    centre: Centre, begin: Callable[..., SessionRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = begin()
+    away = RecordsUnavailable("the records cannot be reached")
+
+    def session_of(_: str) -> SessionRow:
+        raise away
+
+    async with Learner(centre, session) as learner:
+        with monkeypatch.context() as gone:
+            gone.setattr(centre.records.learning, "session", session_of)
+            await learner.fail(away)
+    assert centre.records.learning.find_session(session.id).state == "RUNNING"
+
+
 async def test_a_process_whose_session_was_taken_up_lets_it_go(centre: Centre, begin: Callable[..., SessionRow], tmp_path: Path) -> None:
     go = tmp_path / "go"
     session = begin(rounds=1, settings={"faults": {"site-3": {"1": "wait"}}, "until": str(go)}, validate=False)
-    execution = phase_execution("ada", session.id, 1, "train")
-
-    def at_site_3() -> str | None:
-        row = centre.records.run(str(run_id(execution, "train", "site-3")))
-        return row.state if row else None
-
     async with Learner(centre, session, flow_run="first") as first:
         training = asyncio.create_task(first.train(1))
-        await asyncio.to_thread(until, lambda: at_site_3() == "RUNNING")
+        await asyncio.to_thread(until, lambda: training_at(centre, session, 1, "site-3") == "RUNNING")
         async with Learner(centre, session, flow_run="second") as second:
             await first.stop("its flow run was cancelled")
             await first.fail(RoundFailed("round 1: too late"))
-            assert (await second.row()).state == at_site_3() == "RUNNING"
+            assert (await second.row()).state == training_at(centre, session, 1, "site-3") == "RUNNING"
             going_on = asyncio.create_task(second.train(1))
             go.touch()
             with pytest.raises(TakenUp, match="flow run second"):
