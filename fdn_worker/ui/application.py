@@ -31,7 +31,7 @@ from fdn_worker.release.desk import Waiting, safe
 from fdn_worker.settings import WorkerSettings
 from fdn_worker.standing import attempts, standing
 from fdn_worker.trial import policy_file, trial, written
-from fdn_worker.ui.guard import Guard, Guarded
+from fdn_worker.ui.guard import HEADERS, Guard, Guarded
 from fdn_worker.ui.shown import picture, show
 
 #: Files of one run whose beginnings are shown at once; the others have a page each, as those have.
@@ -209,8 +209,8 @@ class Pages:
         # Its style comes with it: there is nobody to ask for it any more.
         style, nonce = Path(__file__).with_name("static").joinpath("page.css").read_text(), secrets.token_urlsafe()
         page = self._html.get_template("closed.html").render(style=style, nonce=nonce)
-        headers = {"Content-Security-Policy": f"default-src 'none'; style-src 'nonce-{nonce}'; frame-ancestors 'none'"}
-        return HTMLResponse(page, headers=headers, background=BackgroundTask(self._end))
+        policy = HEADERS["Content-Security-Policy"].replace("style-src 'self'", f"style-src 'nonce-{nonce}'")
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy}, background=BackgroundTask(self._end))
 
     def failed(self, _request: Request, error: Exception) -> Response:
         """A page that cannot be made says why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -103,6 +104,14 @@ async def test_every_answer_forbids_scripts_and_frames(inside: httpx.AsyncClient
         headers = (await inside.get(path)).headers
         assert {name: headers.get(name) for name in HEADERS} == HEADERS, path
     assert "script" not in HEADERS["Content-Security-Policy"]
+
+
+async def test_the_closing_page_brings_its_style_and_forbids_all_else(inside: httpx.AsyncClient, guard: Guard, ended: list[bool]) -> None:
+    answer = await post(inside, "/close", {"csrf": guard.csrf})
+    (nonce,) = re.findall(r'<style nonce="([^"]+)">', answer.text)
+    forbids = HEADERS["Content-Security-Policy"].replace("style-src 'self'", f"style-src 'nonce-{nonce}'")
+    assert answer.headers["Content-Security-Policy"] == forbids != HEADERS["Content-Security-Policy"]
+    assert ended == [True]
 
 
 def test_who_comes_as_soon_as_the_address_is_told_is_not_turned_away(tmp_path: Path) -> None:
