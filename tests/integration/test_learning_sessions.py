@@ -256,7 +256,7 @@ async def test_records_that_are_away_leave_the_session_to_be_taken_up(
 
     async with Learner(centre, session) as learner:
         with monkeypatch.context() as gone:
-            gone.setattr(centre.records.learning, "session", session_of)
+            gone.setattr(learner._records, "session", session_of)
             await learner.fail(away)
     assert centre.records.learning.find_session(session.id).state == "RUNNING"
 
