@@ -37,7 +37,8 @@ def house(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Ite
 
 
 def test_a_run_is_one_trace_from_the_flow_to_the_upload(house: Rig, collector: Collector) -> None:
-    script = "echo said; echo kept > secret-name.txt; sleep 0.2"
+    # Longer than the span has to be: the node notes the start a moment after the command began.
+    script = "echo said; echo kept > secret-name.txt; sleep 1"
     submission = house.send(NODE, "/bin/sh", "-c", script, outputs=("*",), user="ada-lovelace", tool="summary")
     assert house.result(submission).state is State.SUCCEEDED
     spans = collector.complete(submission.run, CENTRES | NODES)
