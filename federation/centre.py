@@ -283,8 +283,8 @@ class Centre:
                 self.records.end_undispatched(row.run, row.attempt, State.CANCELLED)
         if live:
             self.records.audit.write("cancelled", execution=str(execution), task=task, why=why, runs=[row.run for row in live])
-        sent = [row for row in live if row.dispatched is not None]
-        self.records.mark_all_cancel_requested([(row.run, row.attempt) for row in sent], now())
+        # Of all: an order that is on its way is marked as sent only then, and a node minds what it was told of one that has yet to come.
+        self.records.mark_all_cancel_requested([(row.run, row.attempt) for row in live], now())
 
         def ask(row: AttemptRow) -> None:
             order = decode(payload_of(row.order_body))
@@ -296,7 +296,7 @@ class Centre:
                 log.warning("no cancel for %s: node %s is retired", order.name, order.node, extra={"action": "cancel-unroutable"})
                 self.lose(Submission(order.execution, order.run, order.task, order.node, order.attempt), f"node {order.node} is retired")
 
-        self.side_by_side(sent, ask)
+        self.side_by_side(live, ask)
         return [UUID(row.run) for row in live]
 
     def lose(self, submission: Submission, message: str) -> None:

@@ -303,6 +303,8 @@ async def test_the_hook_of_a_cancelled_flow_run_stops_its_session(
             await training
     stopped = centre.records.learning.find_session(session.id)
     assert (stopped.state, stopped.reason) == ("STOPPED", "its flow run was cancelled")
+    runs = federation.home / "sites/site-3/runs"
+    await asyncio.to_thread(until, lambda: not list(runs.glob(f"*{run_id(execution, 'train', 'site-3')}*")))
 
 
 async def test_a_tree_of_combiners_at_the_centre_gives_the_flat_mean(

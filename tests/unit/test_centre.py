@@ -176,7 +176,23 @@ def test_a_cancel_before_it_was_sent_ends_it_here(centre: Centre, sent: list[Any
     assert centre.attempt(submission.run, 1).state is State.CANCELLED
     assert centre.cancel(submission.execution, "again") == []
     assert not centre.dispatch(submission)
-    assert sent == []
+    (control,) = sent
+    assert isinstance(control, ControlRequest), "no order"
+
+
+def test_a_cancel_while_it_is_being_sent_reaches_the_node(centre: Centre, sent: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    submission, publish = centre.stage_in(request(), "k"), centre.broker.publish
+
+    def cancelled_before(body: bytes, **to: Any) -> None:
+        monkeypatch.setattr(centre.broker, "publish", publish)
+        centre.cancel(submission.execution, "changed my mind")
+        publish(body, **to)
+
+    monkeypatch.setattr(centre.broker, "publish", cancelled_before)
+    centre.dispatch_all([submission], submission.execution)
+    control, order = sent
+    assert isinstance(order, TaskOrder)
+    assert (control.action, control.run, control.attempt) == ("cancel", order.run, order.attempt)
 
 
 def test_a_cancel_after_it_was_sent_asks_the_node(centre: Centre, sent: list[Any]) -> None:
